@@ -1,0 +1,116 @@
+"""dataset.json: what a token dataset says about itself, and what makes two runs the same job."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipelines import storage
+from tokenizer.errors import DatasetError
+
+FORMAT_VERSION = 1
+FILE_NAME = "dataset.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo:
+    """The content of dataset.json; the same JSON stands in every part, so that one part alone can be decoded."""
+
+    codec: dict[str, Any]  # Codec.card() and "source", the name or directory that load_codec takes
+    bandwidth_kbps: float
+    num_codebooks: int  # levels stored
+    resampler: str
+    plan_sha256: str
+    precision: str = "float32"
+    created_at: str = ""  # UTC, ISO 8601
+    software_version: str = ""
+    format: int = FORMAT_VERSION
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the codec."""
+        return int(self.codec["spec"]["sample_rate"])
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return int(self.codec["spec"]["hop_length"])
+
+    @property
+    def codebook_size(self) -> int:
+        """Rows of a codebook."""
+        return int(self.codec["spec"]["codebook_size"])
+
+    def to_json(self) -> str:
+        """Stable JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DatasetInfo:
+        """Parse what `to_json` wrote.
+
+        Raises:
+            DatasetError: not that, or of another format version.
+        """
+        try:
+            plain = json.loads(text)
+            if plain["format"] != FORMAT_VERSION:
+                raise DatasetError(f"dataset format {plain['format']!r}; this version reads {FORMAT_VERSION}")
+            info = cls(**plain)
+            _ = info.sample_rate, info.hop_length, info.codebook_size
+        except (ValueError, TypeError, KeyError) as error:
+            raise DatasetError(f"{FILE_NAME} is damaged: {type(error).__name__}: {error}") from error
+        return info
+
+    def describe_difference(self, other: DatasetInfo) -> str | None:
+        """What would make codes of the two incomparable, in words; None where nothing does."""
+        ours, theirs = self._identity(), other._identity()
+        differences = [f"{key}: {ours[key]} there, {theirs[key]} asked for" for key in ours if ours[key] != theirs[key]]
+        return "; ".join(differences) or None
+
+    def _identity(self) -> dict[str, str]:
+        return {
+            "codec": f"{self.codec['name']} ({str(self.codec['sha256'])[:12]})",
+            "bandwidth": f"{self.bandwidth_kbps:g} kbps ({self.num_codebooks} codebooks)",
+            "precision": self.precision,
+            "resampler": self.resampler,
+        }
+
+
+def read_dataset_info(dataset: str | Path) -> DatasetInfo:
+    """Read a dataset's dataset.json.
+
+    Raises:
+        DatasetError: there is none, or it is damaged.
+    """
+    root = storage.absolute(dataset)
+    try:
+        content = storage.read_bytes(storage.join(root, FILE_NAME))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(f"{dataset}: not a token dataset, there is no {FILE_NAME} in it") from error
+    except OSError as error:
+        raise DatasetError(f"{dataset}: {FILE_NAME} cannot be read: {error}") from error
+    try:
+        return DatasetInfo.from_json(content)
+    except DatasetError as error:
+        raise DatasetError(f"{dataset}: {error}") from error
+
+
+def write_dataset_info(dataset: str, info: DatasetInfo) -> DatasetInfo:
+    """Commit dataset.json, stamped with the time and the version of this software; returns what was written."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    info = dataclasses.replace(info, created_at=now, software_version=_software_version())
+    storage.commit(storage.join(dataset, FILE_NAME), info.to_json().encode())
+    return info
+
+
+def _software_version() -> str:
+    try:
+        return metadata.version("quantone")
+    except metadata.PackageNotFoundError:
+        return "not installed"  # run from a checkout

@@ -1,0 +1,79 @@
+"""DecodeActor: a Ray actor that holds one codec and turns codes back into waveforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from tokenizer import CodesError, Encoded, QuantoneError, load_codec
+
+
+class CodecDecoder:
+    """What a DecodeActor is inside: a codec on its device, a check at the door, plain calls."""
+
+    def __init__(self, codec: str, *, sha256: str | None = None, device: str = "cpu") -> None:
+        """Load the codec.
+
+        Args:
+            codec: name or directory, as `load_codec` takes it; a directory must exist on the actor's machine.
+            sha256: the identity that this codec must have, None to take any.
+            device: where to decode, as torch names it.
+
+        Raises:
+            CheckpointError: no such codec.
+            QuantoneError: the codec found on this machine has another identity.
+        """
+        self.codec = load_codec(codec).to(device)
+        if sha256 is not None and self.codec.sha256 != sha256:
+            raise QuantoneError(f"codec {codec!r} on this machine has sha256 {self.codec.sha256}, expected {sha256}")
+
+    def ready(self) -> bool:
+        """True, once the codec is loaded: what a caller waits for before it counts time."""
+        return True
+
+    @torch.inference_mode()
+    def decode(self, codes: NDArray[np.integer], num_samples: int) -> NDArray[np.float32]:
+        """Decode one utterance.
+
+        Args:
+            codes: [K, T] any integer type, K from 1 to the codec's number of codebooks.
+            num_samples: length of the result in samples; T frames must be just enough for it.
+
+        Returns:
+            [C, S] float32 at the codec's sample rate, S = num_samples.
+
+        Raises:
+            CodesError: the codes do not fit the codec.
+        """
+        if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.dtype.kind not in "iu":
+            what = f"{codes.dtype} {list(codes.shape)}" if isinstance(codes, np.ndarray) else type(codes).__name__
+            raise CodesError(f"codes must be an array of integers [K, T], not {what}")
+        if num_samples < 1:
+            raise CodesError(f"num_samples must be at least 1, not {num_samples}")
+        batch = torch.from_numpy(codes.astype(np.int64))[None]  # [1, K, T]; the codec checks levels, frames and range
+        waveform = self.codec.decode(Encoded(codes=batch, scales=None, num_samples=int(num_samples)))
+        return np.asarray(waveform[0].float().cpu().numpy())
+
+    def decode_batch(
+        self, codes: Sequence[NDArray[np.integer]], num_samples: Sequence[int]
+    ) -> list[NDArray[np.float32] | CodesError]:
+        """Decode several utterances of any lengths, each exactly as alone; bad codes give their error in place.
+
+        Args:
+            codes: one [K, T_i] per utterance.
+            num_samples: one length per utterance.
+        """
+        results: list[NDArray[np.float32] | CodesError] = []
+        for one, length in zip(codes, num_samples, strict=True):
+            try:
+                results.append(self.decode(one, length))
+            except CodesError as error:
+                results.append(error)
+        return results
+
+
+DecodeActor = ray.remote(CodecDecoder)

@@ -1,0 +1,162 @@
+"""`.codes` on Polars frames and expressions: queries over token datasets. Importing this module registers it.
+
+Needs only polars and numpy, so that a notebook can query without torch; hence ValueError instead of a Quantone error.
+
+    import pipelines.polars_namespace
+    pl.scan_parquet("tokens/parts/*.parquet").codes.at_bandwidth(3.0)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+Codes = np.ndarray[Any, np.dtype[np.uint16]]
+_LEVEL = re.compile(r"codes_(\d+)")
+_CONSTANTS = ("sample_rate", "hop_length", "codebook_size")
+
+
+@pl.api.register_lazyframe_namespace("codes")
+class LazyCodes:
+    """Token queries on a LazyFrame whose rows are utterances of one codec."""
+
+    def __init__(self, frame: pl.LazyFrame) -> None:
+        self._frame = frame
+
+    def num_codebooks(self) -> int:
+        """Number of levels: columns codes_00, codes_01 ... without a gap."""
+        return len(self._levels())
+
+    def bitrate_kbps(self) -> float:
+        """Kilobits per second of all levels in the frame, before entropy coding.
+
+        Raises:
+            ValueError: the frame has no codes, no rows, or lacks sample_rate, hop_length or codebook_size.
+        """
+        return self.num_codebooks() * self._level_kbps()
+
+    def at_bandwidth(self, kbps: float) -> pl.LazyFrame:
+        """The frame with only the levels that make up a bandwidth: a projection, nothing else is read.
+
+        Raises:
+            ValueError: the bandwidth is not a whole number of levels, or more than there is.
+        """
+        levels, level_kbps = self._levels(), self._level_kbps()
+        count = round(kbps / level_kbps)
+        if not 1 <= count <= len(levels) or abs(count * level_kbps - kbps) > 1e-6:
+            listed = ", ".join(f"{level_kbps * have:g}" for have in range(1, len(levels) + 1))
+            raise ValueError(f"{kbps:g} kbps is not there: these {len(levels)} levels give {listed}")
+        return self._frame.drop(levels[count:])
+
+    def to_numpy(self, rows_per_batch: int = 1000) -> Iterator[Codes]:
+        """Codes [K, T] uint16 of each row, in order; about `rows_per_batch` rows are held at a time."""
+        frame = self._frame.select(self._levels())
+        for batch in frame.collect_batches(chunk_size=rows_per_batch, maintain_order=True, lazy=True):
+            yield from _to_arrays(batch)
+
+    def histogram(self, level: int) -> pl.DataFrame:
+        """How often each entry of a level's codebook is used.
+
+        Returns:
+            Columns code (uint16) and count (uint32), one row for every entry, unused ones with 0.
+
+        Raises:
+            ValueError: there is no such level, or bitrate_kbps() would fail.
+        """
+        levels = self._levels()
+        if not 0 <= level < len(levels):
+            raise ValueError(f"level {level} is not there: these are 0 to {len(levels) - 1}")
+        size = self._constants()["codebook_size"]
+        used = self._frame.select(code=pl.col(levels[level]).explode(empty_as_null=False, keep_nulls=False))
+        counted = used.group_by("code").agg(count=pl.len().cast(pl.UInt32)).collect()
+        every = pl.DataFrame({"code": np.arange(size, dtype=np.uint16)})
+        return every.join(counted, on="code", how="left", maintain_order="left").with_columns(
+            pl.col("count").fill_null(0)
+        )
+
+    def _levels(self) -> list[str]:
+        names = [name for name in self._frame.collect_schema().names() if _LEVEL.fullmatch(name)]
+        if not names:
+            raise ValueError("the frame has no codes: no column codes_00")
+        if names != [f"codes_{level:02d}" for level in range(len(names))]:
+            raise ValueError(f"the levels have gaps or are out of order: {', '.join(names)}")
+        return names
+
+    def _level_kbps(self) -> float:
+        constants = self._constants()
+        bits = constants["codebook_size"].bit_length() - 1
+        return constants["sample_rate"] * bits / constants["hop_length"] / 1000
+
+    def _constants(self) -> dict[str, int]:
+        missing = [name for name in _CONSTANTS if name not in self._frame.collect_schema().names()]
+        if missing:
+            raise ValueError(f"the frame lacks {', '.join(missing)}; keep these columns when selecting")
+        rows = self._frame.select(_CONSTANTS).head(1).collect().to_dicts()
+        if not rows:
+            raise ValueError("the frame has no rows, so nothing says what its codec was")
+        return rows[0]
+
+
+@pl.api.register_dataframe_namespace("codes")
+class FrameCodes:
+    """The same queries on a DataFrame."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._frame = frame
+
+    def num_codebooks(self) -> int:
+        """See `LazyCodes.num_codebooks`."""
+        return self._lazy().num_codebooks()
+
+    def bitrate_kbps(self) -> float:
+        """See `LazyCodes.bitrate_kbps`."""
+        return self._lazy().bitrate_kbps()
+
+    def at_bandwidth(self, kbps: float) -> pl.DataFrame:
+        """See `LazyCodes.at_bandwidth`."""
+        return self._lazy().at_bandwidth(kbps).collect()
+
+    def to_numpy(self) -> list[Codes]:
+        """Codes [K, T] uint16 of each row."""
+        return _to_arrays(self._frame.select(self._lazy()._levels()))
+
+    def histogram(self, level: int) -> pl.DataFrame:
+        """See `LazyCodes.histogram`."""
+        return self._lazy().histogram(level)
+
+    def _lazy(self) -> LazyCodes:
+        return LazyCodes(self._frame.lazy())
+
+
+@pl.api.register_expr_namespace("codes")
+class ExprCodes:
+    """What makes sense for one column of codes."""
+
+    def __init__(self, expression: pl.Expr) -> None:
+        self._expression = expression
+
+    def histogram(self) -> pl.Expr:
+        """Structs {code, count} of the codes that occur, most frequent first."""
+        flat = self._expression.explode(empty_as_null=False, keep_nulls=False).alias("code")
+        return flat.value_counts(sort=True, name="count")
+
+    def num_frames(self) -> pl.Expr:
+        """Frames of each row."""
+        return self._expression.list.len()
+
+
+def _to_arrays(frame: pl.DataFrame) -> list[Codes]:
+    """Rows of list columns as [K, T] arrays."""
+    if frame.height == 0:
+        return []
+    lengths = frame.to_series(0).list.len().to_numpy()
+    bounds = np.cumsum(lengths)[:-1]
+    for column in frame.iter_columns():
+        if column.null_count() or not np.array_equal(column.list.len().to_numpy(), lengths):
+            raise ValueError(f"column {column.name} does not have as many frames as {frame.columns[0]} in every row")
+    flat = [column.explode(empty_as_null=False).to_numpy() for column in frame.iter_columns()]
+    return np.split(np.stack(flat).astype(np.uint16, copy=False), bounds, axis=1)

@@ -1,0 +1,101 @@
+"""Pictures of sound: log-mel spectrograms and code maps as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+WINDOW_S = 0.032  # four to eight pitch periods of speech: harmonics stay visible
+DYNAMIC_RANGE_DB = 80.0
+NUM_BANDS = 128
+LOWEST_HZ = 40.0
+
+# Eleven stations of matplotlib's "magma" (CC0), evenly spaced: between them straight lines are within 3/255 of the original.
+MAGMA = np.array(
+    [
+        [0x00, 0x00, 0x03], [0x14, 0x0D, 0x35], [0x3B, 0x0F, 0x6F], [0x63, 0x19, 0x7F],
+        [0x8C, 0x29, 0x80], [0xB5, 0x36, 0x79], [0xDD, 0x49, 0x68], [0xF6, 0x6E, 0x5B],
+        [0xFD, 0x9F, 0x6C], [0xFD, 0xCD, 0x90], [0xFB, 0xFC, 0xBF],
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+
+Floats = NDArray[np.float32]
+
+
+def mel_power(waveform: Floats, sample_rate: int) -> Floats:
+    """Energy in mel bands over time.
+
+    Args:
+        waveform: [S] samples of one channel.
+        sample_rate: Hz.
+
+    Returns:
+        [NUM_BANDS, columns] power, lowest band first, one column each quarter of WINDOW_S.
+    """
+    window = 1 << round(np.log2(WINDOW_S * sample_rate))
+    hop = window // 4
+    padded = np.pad(waveform.astype(np.float32), (window // 2, window // 2 + hop))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]  # [columns, window]
+    spectrum = np.fft.rfft(windows * np.hanning(window).astype(np.float32), n=2 * window)
+    power = (np.abs(spectrum) ** 2).astype(np.float32)
+    return mel_filters(sample_rate, power.shape[1]) @ power.T
+
+
+def mel_filters(sample_rate: int, num_bins: int) -> Floats:
+    """[NUM_BANDS, num_bins] weights that average a power spectrum into bands of equal width on the mel scale.
+
+    Source: mel = 2595 log10(1 + f / 700), O'Shaughnessy 1987.
+    """
+    nyquist = sample_rate / 2
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (LOWEST_HZ, nyquist))
+    edges = 700 * (10 ** (np.linspace(low, high, NUM_BANDS + 2) / 2595) - 1)
+    bins = np.linspace(0, nyquist, num_bins)
+    # The lowest triangles are narrower than one bin of the transform: none may be empty, so each spans at least two bins.
+    width = bins[1]
+    left = np.minimum(edges[:-2], edges[1:-1] - width)[:, None]
+    right = np.maximum(edges[2:], edges[1:-1] + width)[:, None]
+    centre = edges[1:-1][:, None]
+    triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clip(min=0)
+    return np.asarray(triangles / triangles.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def reference_level(waveform: Floats, sample_rate: int) -> float:
+    """The power that counts as 0 dB: the loudest band of this waveform, so that pictures of its copies compare."""
+    return float(max(mel_power(waveform, sample_rate).max(initial=0.0), 1e-10))
+
+
+def spectrogram_png(waveform: Floats, sample_rate: int, reference: float) -> bytes:
+    """Draw [S] samples as a log-mel spectrogram, DYNAMIC_RANGE_DB below `reference` to it, time to the right, high up."""
+    decibels = 10 * np.log10(np.maximum(mel_power(waveform, sample_rate), 1e-12) / reference)
+    level = np.clip(1 + decibels / DYNAMIC_RANGE_DB, 0, 1)
+    return png(magma(level[::-1]))
+
+
+def magma(level: Floats) -> NDArray[np.uint8]:
+    """Colours [.., 3] uint8 for levels in [0, 1], dark to bright, even to the eye."""
+    stations = np.linspace(0, 1, len(MAGMA))
+    return np.stack([np.interp(level, stations, MAGMA[:, rgb]) for rgb in range(3)], axis=-1).round().astype(np.uint8)
+
+
+def codes_png(codes: NDArray[np.integer], codebook_size: int) -> bytes:
+    """Draw codes [K, T] with one cell per code, level 0 on top: the same colour in a row is the same code.
+
+    The golden ratio spreads neighbouring indices over the hues, as far apart as any sequence can; a level is not
+    ordered by index, so that a ramp of colours would show an order that is not there.
+    """
+    hue = (codes.astype(np.float64) * 0.6180339887498949) % 1.0
+    lightness = 0.35 + 0.6 * codes.astype(np.float64) / codebook_size
+    hsv = np.stack([hue * 255, np.full_like(hue, 0.62 * 255), lightness * 255], axis=-1).round().astype(np.uint8)
+    return png(np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB")))
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode [height, width, 3] as PNG with a palette of at most 256 colours, half the size of true colour."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

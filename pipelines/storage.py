@@ -1,0 +1,215 @@
+"""Files by URI, on a local disk or in S3: list them, read them, and write one so that it appears whole or not at all.
+
+A URI is an absolute local path or `s3://bucket/key`. S3 credentials, region and endpoint come from the standard AWS
+environment variables (`AWS_ENDPOINT_URL` names another server than Amazon's), on every machine that reads or writes.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tokenizer.errors import DatasetError
+
+S3 = "s3://"
+_TEMPORARY = ".quantone-tmp-"
+_WHOLE_BYTES = 64 * 2**20  # up to this size one GET of the whole object is cheaper than several of its ranges
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file as a listing shows it."""
+
+    uri: str
+    size: int  # bytes
+
+
+class _NamedBytes(io.BytesIO):
+    """Bytes in memory that know where they came from, for error messages."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def is_s3(location: str | Path) -> bool:
+    """Whether a location is in S3 and not on a local disk."""
+    return str(location).startswith(S3)
+
+
+def absolute(location: str | Path) -> str:
+    """The URI of a location: an absolute path, or an s3:// URI without a slash at its end.
+
+    Raises:
+        DatasetError: another scheme than s3://.
+    """
+    text = str(location)
+    if is_s3(text):
+        return text.rstrip("/")
+    if "://" in text:
+        raise DatasetError(f"{text}: only local paths and s3:// are supported")
+    return os.path.abspath(text)  # noqa: PTH100 - a Path would drop nothing but symlinks, and those are to be kept
+
+
+def join(root: str, *names: str) -> str:
+    """A URI below another one."""
+    return "/".join([root.rstrip("/"), *names])
+
+
+def list_files(directory: str) -> list[StoredFile]:
+    """All files below a directory, in any order; hidden ones (a name that starts with a dot) are left out."""
+    if not is_s3(directory):
+        return list(_walk(directory))
+    found = _s3().find(directory, detail=True)
+    prefix = len(directory) - len(S3) + 1
+    return [
+        StoredFile(S3 + key, entry["size"])
+        for key, entry in found.items()
+        if entry["type"] == "file" and not any(name.startswith(".") for name in key[prefix:].split("/"))
+    ]
+
+
+def glob_files(pattern: str) -> list[StoredFile]:
+    """Files that match a pattern with *, ?, [..] or **, in any order."""
+    if is_s3(pattern):
+        found = _s3().glob(pattern, detail=True)
+        return [StoredFile(S3 + key, entry["size"]) for key, entry in found.items() if entry["type"] == "file"]
+    import glob
+
+    paths = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [StoredFile(path, os.stat(path).st_size) for path in paths if os.path.isfile(path)]  # noqa: PTH113, PTH116
+
+
+def find_file(uri: str) -> StoredFile | None:
+    """The file at exactly this URI, or None: nothing there, or a directory."""
+    try:
+        if is_s3(uri):
+            entry = _s3().info(uri)
+            return StoredFile(uri, entry["size"]) if entry["type"] == "file" else None
+        path = Path(uri)
+        return StoredFile(uri, path.stat().st_size) if path.is_file() else None
+    except FileNotFoundError:
+        return None
+
+
+def is_directory(uri: str) -> bool:
+    """Whether there is a directory; in S3, whether any object has this prefix."""
+    return bool(_s3().isdir(uri)) if is_s3(uri) else Path(uri).is_dir()
+
+
+def list_names(directory: str) -> list[str]:
+    """Names of the files directly in a directory, sorted; none where there is no directory."""
+    if is_s3(directory):
+        return sorted(file.uri.rpartition("/")[2] for file in list_files(directory))
+    path = Path(directory)
+    return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+
+
+def open_input(uri: str, size: int | None = None) -> BinaryIO:
+    """Open a file for reading, seekable; `size` in bytes saves S3 a request.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+    """
+    if not is_s3(uri):
+        return Path(uri).open("rb")
+    if size is not None and size <= _WHOLE_BYTES:
+        return _NamedBytes(_s3().cat_file(uri), uri)
+    stream: BinaryIO = _s3().open(uri, "rb")
+    return stream
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+    """
+    content: bytes = _s3().cat_file(uri) if is_s3(uri) else Path(uri).read_bytes()
+    return content
+
+
+def commit(uri: str, content: bytes) -> None:
+    """Write a file in one atomic step, over any older one of the name: a rename, or one PUT (or finished multipart).
+
+    After the return a power cut does not undo it (local: both file and directory are synced).
+    """
+    if is_s3(uri):
+        _s3().pipe_file(uri, content)
+        return
+    final = Path(uri)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def remove(uri: str) -> None:
+    """Remove a file; nothing happens where there is none."""
+    if is_s3(uri):
+        if find_file(uri) is not None:
+            _s3().rm_file(uri)
+        return
+    Path(uri).unlink(missing_ok=True)
+
+
+def remove_temporaries(directory: str) -> None:
+    """Remove what killed writers left directly in a directory. S3 shows no half-written objects: nothing to do there."""
+    if is_s3(directory):
+        return
+    for name in list_names(directory):
+        if name.startswith(_TEMPORARY):
+            Path(directory, name).unlink(missing_ok=True)
+
+
+def polars_options() -> dict[str, str]:
+    """S3 settings of the environment in the words of Polars' `storage_options`."""
+    names = {
+        "AWS_ACCESS_KEY_ID": "aws_access_key_id",
+        "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
+        "AWS_SESSION_TOKEN": "aws_session_token",
+        "AWS_DEFAULT_REGION": "aws_region",
+        "AWS_REGION": "aws_region",
+        "AWS_ENDPOINT_URL": "aws_endpoint_url",
+    }
+    options = {option: os.environ[name] for name, option in names.items() if os.environ.get(name)}
+    if options.get("aws_endpoint_url", "").startswith("http://"):
+        options["aws_allow_http"] = "true"
+    return options
+
+
+@functools.cache
+def _s3() -> Any:
+    import s3fs
+
+    # Listings must not be cached: other processes write the parts that this one looks for.
+    return s3fs.S3FileSystem(endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None, use_listings_cache=False)
+
+
+def _walk(directory: str) -> Iterator[StoredFile]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+            elif entry.is_file():
+                yield StoredFile(entry.path, entry.stat().st_size)

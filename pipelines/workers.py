@@ -1,0 +1,154 @@
+"""What runs on the workers of a corpus job: reading files, encoding them, and committing a unit.
+
+Plain functions and one plain class; `corpus_job` turns them into Ray tasks and actors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipelines import storage
+from pipelines.parts import ErrorRow, PartSize, TokenRow, encode_errors, encode_part, measure_part, part_name
+from pipelines.plan import compose_batches
+from pipelines.sources import SourceFile
+from tokenizer import Codec, CodecSpec, mix_channels, read_audio, resample
+
+SILENCE_DBFS = -120.0  # written for digital silence, which has no level
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file as it comes from a reader: at the codec's rate and channel count."""
+
+    id: str
+    uri: str
+    source_sample_rate: int
+    source_channels: int
+    waveform: npt.NDArray[np.float32]  # [C, S]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """What a committed unit adds to the totals."""
+
+    num_ok: int
+    num_errors: int
+    audio_seconds: float
+    size: PartSize
+    padded_seconds: float  # of audio that went through the codec, silence at batch ends included
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBundle:
+    """Rows of one bundle, and the padding that its batches had."""
+
+    rows: list[TokenRow | ErrorRow]
+    padded_seconds: float
+
+
+def read_bundle(files: Sequence[SourceFile], spec: CodecSpec) -> list[ReadFile | ErrorRow]:
+    """Read, check, mix down and resample files; what cannot be read becomes an error row."""
+    torch.set_num_threads(1)
+    return [_read(file, spec) for file in files]
+
+
+def _read(file: SourceFile, spec: CodecSpec) -> ReadFile | ErrorRow:
+    try:
+        with storage.open_input(file.uri, file.size) as stream:
+            waveform, sample_rate = read_audio(stream)
+        channels = waveform.shape[0]
+        waveform = resample(mix_channels(waveform, spec.channels), sample_rate, spec.sample_rate)
+        return ReadFile(file.id, file.uri, sample_rate, channels, waveform.numpy())
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file, not to the job
+        return ErrorRow(file.id, file.uri, type(error).__name__, str(error) or repr(error))
+
+
+class Encoder:
+    """A codec on its device that turns read files into rows."""
+
+    def __init__(self, codec: Codec, num_codebooks: int, batch_seconds: float) -> None:
+        torch.set_num_threads(1)
+        torch.backends.cuda.matmul.allow_tf32 = False  # codes must not depend on the worker
+        torch.backends.cudnn.allow_tf32 = False
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._codec = codec.to(device)
+        self._bandwidth_kbps = codec.spec.level_kbps * num_codebooks
+        self._max_samples = max(1, round(batch_seconds * codec.spec.sample_rate))
+
+    def encode_bundle(self, items: Sequence[ReadFile | ErrorRow]) -> EncodedBundle:
+        """Rows in the order of the items. Batches follow from the lengths alone, so a resumed job repeats them."""
+        rows: list[TokenRow | ErrorRow | None] = [item if isinstance(item, ErrorRow) else None for item in items]
+        read = [(position, item) for position, item in enumerate(items) if isinstance(item, ReadFile)]
+        padded_samples = 0
+        for batch in compose_batches([item.waveform.shape[-1] for _, item in read], self._max_samples):
+            members = [read[index] for index in batch]
+            padded_samples += len(members) * max(item.waveform.shape[-1] for _, item in members)
+            # copied: arrays from the object store are read-only, which torch warns about
+            waveforms = [torch.from_numpy(item.waveform.copy()) for _, item in members]
+            codes = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
+            for (position, item), levels in zip(members, codes, strict=True):
+                rows[position] = _token_row(item, levels.cpu().numpy().astype(np.uint16))
+        return EncodedBundle([row for row in rows if row is not None], padded_samples / self._codec.spec.sample_rate)
+
+
+def _token_row(item: ReadFile, codes: npt.NDArray[np.uint16]) -> TokenRow:
+    power = float(np.mean(np.square(item.waveform, dtype=np.float64)))
+    return TokenRow(
+        id=item.id,
+        uri=item.uri,
+        num_samples=item.waveform.shape[-1],
+        source_sample_rate=item.source_sample_rate,
+        source_channels=item.source_channels,
+        peak=float(np.abs(item.waveform).max()),
+        rms_dbfs=max(SILENCE_DBFS, 10 * math.log10(power)) if power > 0 else SILENCE_DBFS,
+        codes=codes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where units are committed, and what every part says about its codec."""
+
+    dataset: str
+    card: dict[str, Any]
+    num_codebooks: int
+
+
+def commit_unit(unit: int, order: Sequence[str], target: Target, *bundles: EncodedBundle) -> UnitResult:
+    """Write a unit: first its errors, then its part, each in one atomic step.
+
+    The part comes last because its presence says that the unit is done: killed between the two, the unit is done again
+    and writes the same errors over. A part is written even if no row worked.
+
+    Args:
+        unit: number in the plan.
+        order: ids in listing order, which is the order of the rows.
+        target: the dataset.
+        bundles: all rows of the unit, in any order.
+    """
+    rows = {row.id: row for bundle in bundles for row in bundle.rows}
+    ordered = [rows[name] for name in order]
+    tokens = [row for row in ordered if isinstance(row, TokenRow)]
+    errors = [row for row in ordered if isinstance(row, ErrorRow)]
+    spec = CodecSpec.from_dict(target.card["spec"])
+    errors_uri = storage.join(target.dataset, "errors", part_name(unit))
+    if errors:
+        storage.commit(errors_uri, encode_errors(errors))
+    else:
+        storage.remove(errors_uri)  # of an earlier, killed attempt that had any
+    content = encode_part(tokens, spec, target.num_codebooks, target.card)
+    storage.commit(storage.join(target.dataset, "parts", part_name(unit)), content)
+    return UnitResult(
+        num_ok=len(tokens),
+        num_errors=len(errors),
+        audio_seconds=sum(row.num_samples for row in tokens) / spec.sample_rate,
+        size=measure_part(content),
+        padded_seconds=sum(bundle.padded_seconds for bundle in bundles),
+    )
