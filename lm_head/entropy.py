@@ -1,4 +1,4 @@
-"""What codes carry when nothing but their frequencies is known: the baseline that a token language model has to beat."""
+"""What codes carry when only their frequencies are known: the baseline that a token language model has to beat."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def code_histogram(codes: npt.NDArray[np.integer], codebook_size: int) -> Counts
     codes = np.asarray(codes)
     if codes.ndim not in (2, 3) or not np.issubdtype(codes.dtype, np.integer):
         raise CodesError(f"codes must be integers [K, T] or [B, K, T], not {codes.dtype} {list(codes.shape)}")
-    if codes.size and not (0 <= int(codes.min()) and int(codes.max()) < codebook_size):
+    if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= codebook_size):
         raise CodesError(f"codes range from {codes.min()} to {codes.max()}, allowed is 0 to {codebook_size - 1}")
     levels = np.moveaxis(codes, -2, 0).reshape(codes.shape[-2], -1)  # [K, B * T]
     return np.stack([np.bincount(level, minlength=codebook_size) for level in levels.astype(np.int64)])

@@ -176,6 +176,15 @@ def _open_or_create(root: str, files: list[SourceFile], unit_seconds: float, inf
     return plan
 
 
+class _RayEncoder(Encoder):
+    """An encoder that finds its codec in the object store, so that an actor can be started again anywhere."""
+
+    def __init__(self, shared: list[Any], num_codebooks: int, batch_seconds: float) -> None:
+        import ray
+
+        super().__init__(ray.get(shared[0]), num_codebooks, batch_seconds)
+
+
 @dataclass(slots=True)
 class _Job:
     """Ray's side of a run: readers, encoders, and where the results go."""
@@ -183,6 +192,7 @@ class _Job:
     codec: Codec
     target: Target
     settings: JobSettings
+    shared: Any = None  # reference of the codec: held here, so that it outlives every restart of an actor
     actors: list[Any] = field(default_factory=list)
     next_actor: int = 0
 
@@ -192,9 +202,9 @@ class _Job:
 
         actor = ray.remote(
             num_cpus=0.5, num_gpus=self.settings.gpus_per_worker, max_restarts=-1, max_task_retries=RETRIES
-        )(Encoder)
-        shared = ray.put(self.codec)
-        arguments = (shared, self.target.num_codebooks, self.settings.batch_seconds)
+        )(_RayEncoder)
+        self.shared = ray.put(self.codec)
+        arguments = ([self.shared], self.target.num_codebooks, self.settings.batch_seconds)
         self.actors = [actor.remote(*arguments) for _ in range(self.settings.num_workers)]
 
     def submit(self, unit: int, files: Sequence[SourceFile]) -> Any:
@@ -203,9 +213,8 @@ class _Job:
 
         read = ray.remote(num_cpus=0.5, max_retries=RETRIES)(read_bundle)
         commit = ray.remote(num_cpus=0, max_retries=RETRIES)(commit_unit)
-        bundles = []
-        for bundle in cut_bundles(files, BUNDLE_BATCHES * self.settings.batch_seconds):
-            bundles.append(self._encode(read.remote(bundle, self.codec.spec)))
+        cut = cut_bundles(files, BUNDLE_BATCHES * self.settings.batch_seconds)
+        bundles = [self._encode(read.remote(bundle, self.codec.spec)) for bundle in cut]
         return commit.remote(unit, [file.id for file in files], self.target, *bundles)
 
     def rescue(self, unit: int, files: Sequence[SourceFile]) -> UnitResult:
@@ -242,11 +251,11 @@ def _run(job: _Job, plan: Plan, pending: list[int], summary: JobSummary, progres
         unit = in_flight.pop(finished[0])
         try:
             result: UnitResult = ray.get(finished[0])
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorError, ray.exceptions.OutOfMemoryError):
-            result = job.rescue(unit, plan.units[unit])
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ray.exceptions.RayError):
                 raise  # ours: a full disk, refused keys, a mistake; more files would meet it too
+            result = job.rescue(unit, plan.units[unit])
+        except ray.exceptions.RayError:  # a worker or an actor died more often than it is retried
             result = job.rescue(unit, plan.units[unit])
         summary.add(result)
         progress.advance(result.num_ok + result.num_errors, result.audio_seconds, result.num_errors)

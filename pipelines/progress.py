@@ -29,6 +29,7 @@ class Progress:
     ) -> None:
         self.title, self.total_files, self.total_seconds, self.shown = title, total_files, total_seconds, shown
         self.files, self.seconds, self.errors = 0, 0.0, 0
+        self._printed_files = -1
         self._started = self._last_line = time.monotonic()
         self._console = Console(stderr=True)
         self._bar: RichProgress | None = None
@@ -47,7 +48,7 @@ class Progress:
         """Leave the last state on the screen."""
         if self._bar is not None:
             self._bar.stop()
-        elif self.shown and kind is None:
+        elif self.shown and kind is None and self.files != self._printed_files:
             self._print_line()
 
     def advance(self, files: int = 0, seconds: float = 0.0, errors: int = 0) -> None:
@@ -77,7 +78,7 @@ class Progress:
         return self.files / self.total_files if self.total_files else 0.0
 
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._printed_files = time.monotonic(), self.files
         of_total = "" if self.total_files is None else f"/{self.total_files}"
         sys.stderr.write(f"{self.title}: {self.files}{of_total} files, {self.status()}\n")
         sys.stderr.flush()

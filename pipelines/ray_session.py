@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# One torch thread a worker: the job gets its parallelism from workers, and two teams of threads on the same cores stall.
+# One torch thread a worker: the job gets its parallelism from workers, and two teams of threads on one core stall.
 WORKER_ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

@@ -81,16 +81,29 @@ def magma(level: Floats) -> NDArray[np.uint8]:
     return np.stack([np.interp(level, stations, MAGMA[:, rgb]) for rgb in range(3)], axis=-1).round().astype(np.uint8)
 
 
-def codes_png(codes: NDArray[np.integer], codebook_size: int) -> bytes:
-    """Draw codes [K, T] with one cell per code, level 0 on top: the same colour in a row is the same code.
+def entry_levels(codebooks: Floats) -> Floats:
+    """Where each codebook entry stands among the others along the direction in which they differ most.
 
-    The golden ratio spreads neighbouring indices over the hues, as far apart as any sequence can; a level is not
-    ordered by index, so that a ramp of colours would show an order that is not there.
+    Codes are names without an order. This gives them one that the eye can use: entries that lie close together, and so
+    sound alike, get levels close together.
+
+    Args:
+        codebooks: [K, V, D] vectors.
+
+    Returns:
+        [K, V] levels in [0, 1], evenly spread: the rank on the first principal component.
     """
-    hue = (codes.astype(np.float64) * 0.6180339887498949) % 1.0
-    lightness = 0.35 + 0.6 * codes.astype(np.float64) / codebook_size
-    hsv = np.stack([hue * 255, np.full_like(hue, 0.62 * 255), lightness * 255], axis=-1).round().astype(np.uint8)
-    return png(np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB")))
+    centred = codebooks - codebooks.mean(axis=1, keepdims=True)
+    axes = np.linalg.eigh(centred.transpose(0, 2, 1) @ centred)[1][:, :, -1]  # [K, D]
+    places = np.einsum("kvd,kd->kv", centred, axes)
+    extremes = np.take_along_axis(places, np.abs(places).argmax(axis=1)[:, None], axis=1)
+    ranks = (places * np.where(extremes < 0, -1, 1)).argsort(axis=1).argsort(axis=1)  # an axis has no sign of its own
+    return np.asarray(ranks / max(1, codebooks.shape[1] - 1), dtype=np.float32)
+
+
+def codes_png(codes: NDArray[np.integer], levels: Floats) -> bytes:
+    """Draw codes [K, T] with one cell per code, level 0 on top, in the colours that `entry_levels` [K, V] gives."""
+    return png(magma(0.06 + 0.94 * np.take_along_axis(levels[: len(codes)], codes.astype(np.int64), axis=1)))
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

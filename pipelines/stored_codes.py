@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines import storage
+from pipelines.dataset import list_parts
 from pipelines.dataset_info import DatasetInfo
 from tokenizer import Codec, DatasetError, load_codec
 
@@ -72,8 +73,7 @@ def num_codebooks_at(info: DatasetInfo, codec: Codec, bandwidth_kbps: float | No
 def part_uris(dataset: str | Path) -> list[str]:
     """The parts of a dataset in order."""
     directory = storage.join(storage.absolute(dataset), "parts")
-    names = storage.list_names(directory)
-    return [storage.join(directory, name) for name in names if name.startswith("part-") and name.endswith(".parquet")]
+    return [storage.join(directory, name) for name in list_parts(dataset)]
 
 
 def level_bytes(dataset: str | Path) -> tuple[list[int], int]:

@@ -136,9 +136,7 @@ def _step(run: Run, schedule: Schedule, audio: TrainingAudio) -> StepResult:
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate_at(run.step)
         optimizer.zero_grad(set_to_none=True)
-    result: StepResult = run.trainable(
-        waveform, autocast=torch.bfloat16 if schedule.precision == "bfloat16" else None
-    )
+    result: StepResult = run.trainable(waveform, autocast=torch.bfloat16 if schedule.precision == "bfloat16" else None)
     result.loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.trainable.parameters(), schedule.gradient_clip)
     for optimizer in run.optimizers:
@@ -206,5 +204,3 @@ def _export(run: Run, settings: Recipe, run_dir: Path) -> Path:
     shutil.rmtree(final, ignore_errors=True)
     fresh.rename(final)
     return final
-
-

@@ -149,7 +149,8 @@ class Codec(nn.Module):
         if bandwidth_kbps is not None:
             num_codebooks = self.spec.num_codebooks_at(bandwidth_kbps)
             if num_codebooks > codes.shape[1]:
-                raise CodesError(f"{bandwidth_kbps:g} kbps needs {num_codebooks} levels, the codes have {codes.shape[1]}")
+                have = codes.shape[1]
+                raise CodesError(f"{bandwidth_kbps:g} kbps needs {num_codebooks} levels, the codes have {have}")
             codes = codes[:, :num_codebooks]
         if self.spec.num_frames(encoded.num_samples) != codes.shape[-1]:
             raise CodesError(
@@ -214,7 +215,7 @@ class Codec(nn.Module):
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise CodesError(f"codes must be integers, not {codes.dtype}")
         codes = codes.to(torch.int64)
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < spec.codebook_size):
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= spec.codebook_size):
             raise CodesError(
                 f"codes range from {int(codes.min())} to {int(codes.max())}, allowed is 0 to {spec.codebook_size - 1}"
             )

@@ -25,7 +25,9 @@ class MelLoss(nn.Module):
     difference of magnitudes relative to the reference's mean (loud partials get their level right).
     """
 
-    def __init__(self, sample_rate: int, windows: tuple[int, ...], max_bins: int = 64, linear_share: float = 0.3) -> None:
+    def __init__(
+        self, sample_rate: int, windows: tuple[int, ...], max_bins: int = 64, linear_share: float = 0.3
+    ) -> None:
         super().__init__()
         self.windows, self.linear_share = windows, linear_share
         functional = import_torchaudio().functional

@@ -78,8 +78,8 @@ class PatchEncoder(nn.Module):
         x = self.norm(self.mix(F.gelu(self.patch(patches))))  # [B, T, width]
         next_pasts = []
         for block, past in zip(self.blocks, pasts, strict=True):
-            x, past = block.step(x, past)
-            next_pasts.append(past)
+            x, next_past = block.step(x, past)
+            next_pasts.append(next_past)
         latents = self.head(self.head_norm(x))
         # A fixed scale: without it the latents shrink to nothing, since that lowers the commitment loss.
         latents = F.layer_norm(latents.float(), (latents.shape[-1],))
@@ -117,18 +117,20 @@ class PatchDecoder(nn.Module):
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Latents [B, D, T] to waveform [B, C, T * hop_length]; the overlap of the last frame waits in the state."""
+        if latents.shape[-1] == 0:  # the Fourier transform refuses a chunk without frames
+            return latents.new_zeros(latents.shape[0], self.channels, 0), state
         tail, *pasts = state
         x = self.norm(self.mix(latents.transpose(1, 2)))  # [B, T, width]
         next_pasts = []
         for block, past in zip(self.blocks, pasts, strict=True):
-            x, past = block.step(x, past)
-            next_pasts.append(past)
+            x, next_past = block.step(x, past)
+            next_pasts.append(next_past)
         spectrum = self.head(self.head_norm(x)).float().unflatten(-1, (self.channels, -1))  # [B, T, C, 2 * bins]
         log_magnitude, phase = spectrum.transpose(1, 2).chunk(2, dim=-1)  # [B, C, T, bins]
         magnitude = torch.exp(log_magnitude.clamp(max=6.0))  # e^6 is far above full scale: a guard, not a limit
         frames = torch.fft.irfft(torch.polar(magnitude, phase), n=self.frame_length) * self.window
         body, overlaps = frames[..., : self.hop_length], frames[..., self.hop_length :]
-        tails = torch.cat([tail.unsqueeze(2), overlaps], dim=2)  # [B, C, T + 1, overlap]; tail t fades out under frame t
+        tails = torch.cat([tail.unsqueeze(2), overlaps], dim=2)  # [B, C, T + 1, overlap], tail t under frame t
         faded = F.pad(tails[:, :, :-1], (0, self.hop_length - self.overlap))
         return (body + faded).flatten(2), (tails[:, :, -1], *next_pasts)
 

@@ -28,8 +28,8 @@ class ResidualQuantizer(nn.Module):
         Returns:
             [B, K, T] int64 codes.
         """
-        batch_size, _, num_frames = latents.shape
-        residual = latents.transpose(1, 2).reshape(batch_size * num_frames, -1)  # [B * T, D]
+        batch_size, latent_dim, num_frames = latents.shape
+        residual = latents.transpose(1, 2).reshape(batch_size * num_frames, latent_dim)  # [B * T, D]
         levels = []
         for codebook in self.codebooks[:num_codebooks].unbind(0):
             # argmin |x - c|^2 = argmin (|c|^2 - 2 x.c): the norm of x is the same for every entry
@@ -37,7 +37,7 @@ class ResidualQuantizer(nn.Module):
             codes = distances.argmin(dim=1)
             residual = residual - codebook[codes]
             levels.append(codes)
-        return torch.stack(levels, dim=1).view(batch_size, num_frames, -1).transpose(1, 2)
+        return torch.stack(levels, dim=1).view(batch_size, num_frames, num_codebooks).transpose(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Sum the entries that the codes name.

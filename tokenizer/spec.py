@@ -56,7 +56,7 @@ class PatchConfig:
 
 
 NetworkConfig = SeanetConfig | PatchConfig
-FAMILIES: dict[str, type[SeanetConfig] | type[PatchConfig]] = {"seanet": SeanetConfig, "patch": PatchConfig}
+FAMILIES: dict[str, type[SeanetConfig | PatchConfig]] = {"seanet": SeanetConfig, "patch": PatchConfig}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ def test_long_audio_goes_through_in_steps(tiny_codec, waveform, monkeypatch):
     """Steps that bound the memory change no code and no sample."""
     encoded = tiny_codec.encode(waveform)
     decoded = tiny_codec.decode(encoded)
-    monkeypatch.setattr(type(tiny_codec), "_frames_per_step", lambda self: 100)
+    monkeypatch.setattr(type(tiny_codec), "_frames_per_step", lambda _: 100)
     torch.testing.assert_close(tiny_codec.encode(waveform).codes, encoded.codes)
     torch.testing.assert_close(tiny_codec.decode(encoded), decoded, atol=1e-5, rtol=0)
 

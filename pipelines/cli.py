@@ -1,0 +1,299 @@
+"""The command line `quantone`: arguments in, one public function called, a few lines out.
+
+What a command needs (torch, Ray, Polars) is imported when it runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_outcome import FAILED, run, usage_check
+
+app = typer.Typer(
+    name="quantone",
+    help="Audio to tokens for speech language models, at corpus scale, and back to sound.",
+    epilog="Start here: quantone demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train = typer.Typer(help="Train a model by a recipe.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Token dataset: a directory or s3:// URI.")]
+Bandwidth = Annotated[
+    float | None, typer.Option("--bandwidth", "-b", metavar="KBPS", min=0.0, help="Kilobits per second; default: all.")
+]
+Bandwidths = Annotated[
+    list[float] | None,
+    typer.Option("--bandwidth", "-b", metavar="KBPS", help="Kilobits per second; repeat it for several."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--num-workers", "-j", min=1, help="Processes with a codec; default: as the machine has.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 where work failed, 2 for wrong usage, 130 for Ctrl-C."""
+    return run(app, sys.argv[1:] if arguments is None else arguments, "quantone")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            typer.echo(f"quantone {metadata.version('quantone')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("quantone (not installed: run from a checkout)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works after any command too.")] = False,
+) -> None:
+    """Options of every command; --debug is taken out by `run` before they are parsed."""
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out-dir", "-o", help="Folder for everything it makes.")] = Path(
+        "quantone-demo"
+    ),
+    codec: Annotated[str, typer.Option(help="Bundled name or codec directory.")] = "speech_24khz",
+) -> None:
+    """The whole round trip on bundled speech, with a report to look at.
+
+    Tokenizes 28 short clips, queries the tokens, decodes them at two bandwidths and writes report.html.
+
+    Examples:
+      quantone demo
+      quantone demo -o /tmp/demo
+    """
+    _check_codec(codec)
+    from pipelines.demo import run_demo
+
+    run_demo(out_dir, codec=codec)
+
+
+@app.command()
+def tokenize(
+    source: Annotated[str, typer.Argument(help="Directory, file or glob of audio; local or s3://.")],
+    dataset: Annotated[str, typer.Argument(help="Directory or s3:// URI to write.")],
+    codec: Annotated[str, typer.Option(help="Bundled name or codec directory.")] = "speech_24khz",
+    bandwidth: Bandwidth = None,
+    num_workers: Workers = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPUs each process takes, such as 0.5.")] = 0.0,
+    batch_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one pass of the codec.")] = None,
+    unit_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one part of the dataset.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Audio files to a token dataset.
+
+    Any wav, flac, mp3, ogg, opus or aiff file, of any sample rate and channel count.
+    A file that cannot be read becomes a row of the dataset's errors.
+    Interrupted? The same command goes on where it stopped.
+
+    Examples:
+      quantone tokenize speech/ tokens/
+      quantone tokenize "speech/**/*.flac" tokens/ --bandwidth 6
+      quantone tokenize s3://bucket/speech s3://bucket/tokens --gpus-per-worker 1
+    """
+    _check_source(source)
+    _check_codec(codec)
+    from pipelines.corpus_job import tokenize_corpus
+
+    sizes = {"batch_seconds": batch_seconds, "unit_seconds": unit_seconds}
+    summary = tokenize_corpus(
+        source,
+        dataset,
+        codec=codec,
+        bandwidth_kbps=bandwidth,
+        num_workers=num_workers,
+        gpus_per_worker=gpus_per_worker,
+        progress=not quiet,
+        **{name: value for name, value in sizes.items() if value is not None},
+    )
+    if quiet:
+        return
+    typer.echo(
+        f"{dataset}: {summary.num_ok} files tokenized, {summary.num_errors} errors, {summary.num_skipped} done before; "
+        f"{summary.audio_seconds / 3600:.2f} h of audio in {summary.wall_seconds:.1f} s "
+        f"({summary.real_time_factor:.0f}x real time)"
+    )
+    if summary.num_codes:
+        typer.echo(f"{summary.num_codes:,} codes at {summary.bits_per_code:.2f} bits each on disk")
+    if summary.num_errors:
+        typer.echo(f"what failed: quantone query {dataset} 'SELECT id, message FROM errors'")  # noqa: S608 - not run
+
+
+@app.command()
+def decode(
+    dataset: Dataset,
+    out_dir: Annotated[Path, typer.Argument(help="Folder for the audio files.")],
+    bandwidth: Bandwidth = None,
+    codec: Annotated[str | None, typer.Option(help="Where the dataset's codec is now; default: where it was.")] = None,
+    audio_format: Annotated[str, typer.Option("--format", "-f", help="wav, flac, ogg, opus or mp3.")] = "wav",
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this utterance; repeat it for several.")] = None,
+    num_workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Tokens back to audio files, at any bandwidth up to the stored one.
+
+    The files keep the folders of the originals.
+
+    Examples:
+      quantone decode tokens/ audio/
+      quantone decode tokens/ audio-3kbps/ --bandwidth 3 --format flac
+      quantone decode tokens/ audio/ --id speaker1/clip7.wav
+    """
+    _check_dataset(dataset)
+    if codec is not None:
+        _check_codec(codec)
+    from pipelines.decode_job import decode_dataset
+
+    summary = decode_dataset(
+        dataset,
+        out_dir,
+        bandwidth_kbps=bandwidth,
+        codec=codec,
+        audio_format=audio_format,
+        ids=ids or None,
+        num_workers=num_workers,
+        progress=not quiet,
+    )
+    for name, message in summary.errors.items():
+        typer.echo(f"error: {name}: {message}", err=True)
+    if not quiet:
+        typer.echo(
+            f"{out_dir}: {summary.num_files} files at {summary.bandwidth_kbps:g} kbps, {len(summary.errors)} errors; "
+            f"{summary.audio_seconds / 3600:.2f} h of audio in {summary.wall_seconds:.1f} s"
+        )
+    if summary.errors:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def query(
+    dataset: Dataset,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="Polars SQL; the tables are tokens and errors.")],
+    output_format: Annotated[
+        str | None, typer.Option("--format", "-f", help="table, csv, json or parquet; default: as OUTPUT ends.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
+) -> None:
+    """Ask a token dataset by SQL.
+
+    Examples:
+      quantone query tokens/ "SELECT count(*), sum(duration_s) / 3600 AS hours FROM tokens"
+      quantone query tokens/ "SELECT id, peak FROM tokens WHERE peak > 0.99 ORDER BY peak DESC LIMIT 20"
+      quantone query tokens/ "SELECT * FROM errors" --format csv -o errors.csv
+    """
+    from pipelines.frame_output import choose_format, write_frame
+
+    chosen = choose_format(output_format, output)
+    _check_dataset(dataset)
+    from pipelines.dataset import query_dataset
+
+    write_frame(query_dataset(dataset, sql), chosen, output)
+
+
+@app.command()
+def report(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    bandwidth: Bandwidths = None,
+    num_examples: Annotated[int, typer.Option("--examples", "-n", min=0, help="Utterances to listen to.")] = 8,
+) -> None:
+    """One self-contained page: players, spectrograms, codebook use, quality, sizes, errors.
+
+    Examples:
+      quantone report tokens/ -o report.html
+      quantone report tokens/ -o report.html --bandwidth 1.5 --bandwidth 6 --examples 12
+    """
+    _check_dataset(dataset)
+    from pipelines.report import write_report
+
+    write_report(dataset, output, bandwidths_kbps=bandwidth or None, num_examples=num_examples)
+    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+@train.command("codec")
+def train_codec_command(
+    recipe: Annotated[str, typer.Argument(help="Bundled recipe or YAML file.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Folder of audio, or .jsonl manifest of tar shards; may be repeated.")
+    ],
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Checkpoint, log and the finished codec go here.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's number of steps.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+) -> None:
+    """Train a codec; interrupted, the same command goes on from the last checkpoint.
+
+    Examples:
+      quantone train codec speech_24khz --data speech/ --run-dir runs/speech
+      quantone train codec my_recipe.yaml --data a/ --data b/ --run-dir runs/mine --steps 500
+    """
+    for folder in data:
+        usage_check(folder.exists(), f"--data {folder}: no such file or directory")
+    from pipelines.train_codec import train_codec
+
+    codec_dir = train_codec(recipe, data, run_dir, steps=steps, threads=threads)
+    typer.echo(f"codec: {codec_dir}")
+
+
+@app.command()
+def evaluate(
+    codec: Annotated[str, typer.Argument(help="Bundled name or codec directory.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of audio to measure on.")],
+    bandwidth: Bandwidths = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many files.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the scores as JSON.")] = None,
+) -> None:
+    """Score a codec on a folder of audio, at several bandwidths.
+
+    Examples:
+      quantone evaluate speech_24khz speech/
+      quantone evaluate runs/mine/codec speech/ --bandwidth 3 --bandwidth 6 --limit 50 -o scores.json
+    """
+    usage_check(folder.exists(), f"{folder}: no such file or directory")
+    _check_codec(codec)
+    from pipelines.evaluate import evaluate_codec
+
+    evaluate_codec(codec, folder, bandwidths_kbps=bandwidth or None, limit=limit, output_json=output)
+
+
+def _check_codec(codec: str) -> None:
+    from tokenizer import bundled_codecs
+
+    known = ", ".join(bundled_codecs())
+    found = Path(codec).is_dir() or codec in bundled_codecs()
+    usage_check(found, f"no codec {codec!r}: not a directory, and the bundled ones are {known}")
+
+
+def _check_source(source: str) -> None:
+    from pipelines import storage
+
+    uri = storage.absolute(source)
+    found = storage.find_file(uri) or storage.is_directory(uri) or storage.glob_files(uri)
+    usage_check(bool(found), f"{source}: no such file or directory")
+
+
+def _check_dataset(dataset: str) -> None:
+    from pipelines import storage
+    from pipelines.dataset_info import FILE_NAME
+
+    uri = storage.absolute(dataset)
+    found = storage.find_file(storage.join(uri, FILE_NAME)) is not None
+    usage_check(found, f"{dataset}: not a token dataset, there is no {FILE_NAME} in it")

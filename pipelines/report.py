@@ -1,0 +1,205 @@
+"""The report: what a token dataset holds and how it sounds, gathered and written as one self-contained page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lm_head.entropy import order_zero_entropy, perplexity
+from pipelines import storage
+from pipelines.dataset import open_dataset, open_errors
+from pipelines.dataset_info import DatasetInfo, read_dataset_info
+from pipelines.polars_namespace import LazyCodes
+from pipelines.report_facts import Example, Level, Rendition, Report, Totals
+from pipelines.report_page import render_page
+from pipelines.spectrogram import codes_png, entry_levels, reference_level, spectrogram_png
+from pipelines.stored_codes import level_bytes, load_dataset_codec, num_codebooks_at, read_utterances
+from tokenizer import AudioError, Codec, Encoded, mix_channels, read_audio, resample
+from tokenizer.metrics import mel_distance, si_snr
+
+MAX_EXAMPLE_S = 12.0  # of a longer utterance the beginning is shown
+MAX_ERRORS_SHOWN = 50
+MAX_BANDWIDTHS = 3  # shown when none are asked for
+
+
+def write_report(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    bandwidths_kbps: Sequence[float] | None = None,
+    num_examples: int = 8,
+    codec: str | None = None,
+) -> Path:
+    """Write a page with the dataset's sizes, codebook use, quality and examples to hear; it needs nothing beside it.
+
+    Args:
+        dataset: a token dataset, local or s3://.
+        output: the HTML file to write; its folder is created.
+        bandwidths_kbps: to decode the examples at; None for at most three, up to what is stored.
+        num_examples: utterances shown, spread over the dataset.
+        codec: where the dataset's codec is now; None for where it was.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: a bandwidth that is not stored, or a negative number of examples.
+        DatasetError: no dataset, another codec, a damaged part.
+        CheckpointError: the codec is not there.
+    """
+    if num_examples < 0:
+        raise ValueError(f"num_examples must not be negative, got {num_examples}")
+    info = read_dataset_info(dataset)
+    loaded, _ = load_dataset_codec(info, codec)
+    bandwidths = _bandwidths(info, loaded, bandwidths_kbps)
+    rows = open_dataset(dataset)
+    errors = open_errors(dataset)
+    totals = _measure_totals(dataset, info, rows, errors)
+    report = Report(
+        title=Path(str(dataset).rstrip("/")).name,
+        info=info,
+        frame_rate=loaded.spec.frame_rate,
+        totals=totals,
+        levels=_measure_levels(dataset, rows, totals),
+        bandwidths_kbps=bandwidths,
+        examples=tuple(_render_examples(dataset, loaded, bandwidths, _choose_examples(rows, num_examples))),
+        errors=tuple(errors.head(MAX_ERRORS_SHOWN).collect().to_dicts()),
+    )
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    storage.commit(str(output.absolute()), render_page(report).encode())
+    return output
+
+
+def _bandwidths(info: DatasetInfo, codec: Codec, asked: Sequence[float] | None) -> tuple[float, ...]:
+    if asked is None:
+        listed = [kbps for kbps in codec.spec.bandwidths_kbps if kbps < info.bandwidth_kbps - 1e-9]
+        return (*listed[-(MAX_BANDWIDTHS - 1) :], info.bandwidth_kbps)
+    for kbps in asked:
+        num_codebooks_at(info, codec, kbps)
+    return tuple(sorted(set(asked)))
+
+
+def _measure_totals(dataset: str | Path, info: DatasetInfo, rows: pl.LazyFrame, errors: pl.LazyFrame) -> Totals:
+    sums = rows.select(
+        files=pl.len(), frames=pl.col("num_frames").sum(), samples=pl.col("num_samples").sum()
+    ).collect()
+    files, frames, samples = sums.row(0)
+    per_level, parts_bytes = level_bytes(dataset)
+    return Totals(
+        num_files=files,
+        num_errors=errors.select(pl.len()).collect().item(),
+        audio_seconds=samples / info.sample_rate,
+        num_codes=frames * info.num_codebooks,
+        parts_bytes=parts_bytes,
+        codes_bytes=sum(per_level),
+        pcm_bytes=2 * samples * int(info.codec["spec"].get("channels", 1)),
+    )
+
+
+def _measure_levels(dataset: str | Path, rows: pl.LazyFrame, totals: Totals) -> tuple[Level, ...]:
+    if totals.num_codes == 0:
+        return ()
+    num_bytes, _ = level_bytes(dataset)
+    histogram = np.stack([LazyCodes(rows).histogram(level)["count"].to_numpy() for level in range(len(num_bytes))])
+    codes_per_level = totals.num_codes / len(num_bytes)
+    measures = zip((histogram > 0).sum(axis=1), perplexity(histogram), order_zero_entropy(histogram), strict=True)
+    return tuple(
+        Level(
+            entries_used=int(used),
+            perplexity=float(effective),
+            entropy_bits=float(bits),
+            bits_at_rest=8 * size / codes_per_level,
+        )
+        for (used, effective, bits), size in zip(measures, num_bytes, strict=True)
+    )
+
+
+def _choose_examples(rows: pl.LazyFrame, count: int) -> pl.DataFrame:
+    """`count` utterances at equal distances in the order of their ids, short ones where there are enough."""
+    columns = ["id", "uri", "duration_s", "source_sample_rate", "source_channels"]
+    everything = rows.select(columns).collect().sort("id")
+    short = everything.filter(pl.col("duration_s") <= MAX_EXAMPLE_S)
+    pool = short if short.height >= count else everything
+    count = min(count, pool.height)
+    return pool[[round((index + 0.5) * pool.height / count - 0.5) for index in range(count)]]
+
+
+def _render_examples(
+    dataset: str | Path, codec: Codec, bandwidths: Sequence[float], chosen: pl.DataFrame
+) -> list[Example]:
+    num_codebooks = codec.spec.num_codebooks_at(bandwidths[-1])
+    rows = {row["id"]: row for row in chosen.to_dicts()}
+    colours = entry_levels(codec.quantizer.codebooks.float().numpy())
+    examples = []
+    for utterance in read_utterances(dataset, num_codebooks, rows):
+        row = rows[utterance.id]
+        num_samples = min(utterance.num_samples, round(MAX_EXAMPLE_S * codec.spec.sample_rate))
+        codes = utterance.codes[:, : codec.spec.num_frames(num_samples)]
+        original, problem = _read_original(row["uri"], codec, num_samples)
+        examples.append(
+            Example(
+                id=utterance.id,
+                duration_s=row["duration_s"],
+                shown_s=num_samples / codec.spec.sample_rate,
+                source_sample_rate=row["source_sample_rate"],
+                source_channels=row["source_channels"],
+                codes_picture=codes_png(codes, colours),
+                num_frames_shown=codes.shape[1],
+                renditions=_render(codec, codes, num_samples, bandwidths, original),
+                original_problem=problem,
+            )
+        )
+    return sorted(examples, key=lambda example: example.id)
+
+
+def _read_original(uri: str, codec: Codec, num_samples: int) -> tuple[Tensor | None, str | None]:
+    """The original [C, num_samples] as the codec heard it, or None and the reason."""
+    try:
+        with storage.open_input(uri) as stream:
+            waveform, sample_rate = read_audio(stream)
+    except (AudioError, OSError) as error:
+        return None, f"{uri} cannot be read any more: {getattr(error, 'strerror', None) or error}"
+    waveform = resample(mix_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
+    if waveform.shape[-1] < num_samples:
+        return None, f"{uri} has changed: it is shorter than it was when it was tokenized"
+    return waveform[:, :num_samples], None
+
+
+def _render(
+    codec: Codec, codes: NDArray[np.uint16], num_samples: int, bandwidths: Sequence[float], original: Tensor | None
+) -> tuple[Rendition, ...]:
+    sample_rate = codec.spec.sample_rate
+    batch = torch.from_numpy(codes.astype(np.int64))[None]  # [1, K, T]
+    encoded = Encoded(codes=batch, scales=None, num_samples=num_samples)
+    decoded = {kbps: codec.decode(encoded, bandwidth_kbps=kbps)[0] for kbps in bandwidths}  # [C, S] each
+    loudest = original if original is not None else decoded[bandwidths[-1]]
+    reference = reference_level(loudest[0].numpy(), sample_rate)
+
+    def rendition(waveform: Tensor, kbps: float | None) -> Rendition:
+        compared = None if kbps is None or original is None else (original[0], waveform[0], sample_rate)
+        return Rendition(
+            bandwidth_kbps=kbps,
+            flac=_flac(waveform, sample_rate),
+            spectrogram=spectrogram_png(waveform[0].numpy(), sample_rate, reference),
+            si_snr_db=None if compared is None else float(si_snr(*compared)),
+            mel_distance=None if compared is None else float(mel_distance(*compared)),
+        )
+
+    first = () if original is None else (rendition(original, None),)
+    return (*first, *(rendition(decoded[kbps], kbps) for kbps in bandwidths))
+
+
+def _flac(waveform: Tensor, sample_rate: int) -> bytes:
+    """[C, S] as a 16-bit FLAC file, which every current browser plays."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform.clamp(-1, 1).T.numpy(), sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()

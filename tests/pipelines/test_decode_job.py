@@ -1,0 +1,195 @@
+"""The decode job: what a dataset holds becomes files again, inside one folder and nowhere else."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from pipelines.decode_actor import CodecDecoder, DecodeActor
+from pipelines.decode_job import decode_dataset, output_paths
+from pipelines.stored_codes import level_bytes, read_utterances
+from tests.conftest import make_codec, tiny_spec
+from tests.pipelines.small_dataset import write_small_dataset
+from tokenizer import CodesError, DatasetError, Encoded, load_codec, read_audio, save_codec
+
+
+@pytest.fixture
+def dataset(speech_folder, tiny_codec_dir, tmp_path):
+    """Ten utterances in three parts, all four levels."""
+    write_small_dataset(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    return tmp_path / "tokens"
+
+
+def decode(dataset, out_dir, **settings):
+    """The job without progress lines."""
+    return decode_dataset(dataset, out_dir, progress=False, **settings)
+
+
+@pytest.mark.parametrize(("bandwidth", "levels"), [(None, 4), (24.0, 2), (12.0, 1)])
+def test_files_hold_what_the_codec_decodes(ray_session, dataset, tiny_codec_dir, tmp_path, bandwidth, levels):
+    """Every row becomes a file with the samples that `Codec.decode` gives for its codes at that bandwidth."""
+    summary = decode(dataset, tmp_path / "out", bandwidth_kbps=bandwidth)
+    codec = load_codec(tiny_codec_dir)
+    rows = list(read_utterances(dataset, 4))
+    assert (summary.num_files, len(rows), dict(summary.errors)) == (10, 10, {})
+    for row in rows:
+        expected = codec.decode(Encoded(torch.from_numpy(row.codes[:levels].astype(np.int64))[None], None, row.num_samples))
+        waveform, rate = read_audio(summary.paths[row.id])
+        assert rate == 24000
+        assert waveform.shape == (1, row.num_samples)
+        assert torch.allclose(waveform, expected[0].clamp(-1, 1), atol=1 / 32768)
+
+
+def test_files_keep_the_folders_of_their_ids(ray_session, dataset, tmp_path):
+    """`speaker1/clip4.wav` is written below OUT_DIR/speaker1, with the extension of the new format."""
+    summary = decode(dataset, tmp_path / "out", audio_format="flac", ids=["speaker1/clip4.wav"], num_workers=2)
+    found = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert found == ["speaker1/clip4.flac"]
+    assert summary.audio_seconds == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", ["../up.wav", "/etc/x.wav", "a/../../x.wav", "a\\x.wav", "C:/x.wav", "", "a//x.wav", "a/\0.wav"])
+def test_no_id_leads_out_of_the_folder(tmp_path, name):
+    """An id is data from elsewhere: one that is not a plain relative path stops the job before anything is written."""
+    with pytest.raises(DatasetError, match="not a plain relative path"):
+        output_paths(["fine/a.wav", name], tmp_path, "wav")
+
+
+def test_a_link_does_not_lead_out_of_the_folder_either(tmp_path):
+    """A symbolic link below OUT_DIR that points elsewhere is not followed."""
+    (tmp_path / "out").mkdir()
+    os.symlink(tmp_path, tmp_path / "out" / "a")
+    with pytest.raises(DatasetError, match="through a link"):
+        output_paths(["a/x.wav"], tmp_path / "out", "wav")
+
+
+def test_inputs_that_differ_in_their_extension_only_get_files_of_their_own(tmp_path):
+    """`x.wav` and `x.flac` do not overwrite each other, and names do not depend on the order of rows."""
+    ids = ["x.wav", "x.flac", "y.b.flac"]
+    paths = output_paths(ids, tmp_path, "ogg")
+    assert [path.name for path in paths.values()] == ["x.wav.ogg", "x.flac.ogg", "y.b.ogg"]
+    assert output_paths(ids[::-1], tmp_path, "ogg") == paths
+
+
+def test_another_codec_is_refused(dataset, tmp_path):
+    """Codes of one codec are noise to another: the error names both."""
+    other = make_codec(tiny_spec("seanet"))
+    save_codec(other, tmp_path / "other")
+    with pytest.raises(DatasetError, match=f"sha256 {other.sha256[:12]}.*made with"):
+        decode(dataset, tmp_path / "out", codec=str(tmp_path / "other"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_codec_may_have_moved(ray_session, dataset, tiny_codec_dir, tmp_path):
+    """The dataset remembers where its codec was; `codec` says where it is now."""
+    info = json.loads((dataset / "dataset.json").read_text())
+    info["codec"]["source"] = "/gone"
+    (dataset / "dataset.json").write_text(json.dumps(info))
+    assert decode(dataset, tmp_path / "out", codec=str(tiny_codec_dir), ids=["speaker0/clip0.wav"]).num_files == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"bandwidth_kbps": 13.0}, ValueError, "13 kbps is not available"),
+        ({"audio_format": "aac"}, ValueError, "'aac' is not one of wav"),
+        ({"num_workers": 0}, ValueError, "at least 1"),
+        ({"ids": ["nobody.wav"]}, DatasetError, "not in the dataset: nobody.wav"),
+    ],
+    ids=["bandwidth", "format", "workers", "id"],
+)
+def test_wrong_arguments_are_refused_before_any_work(dataset, tmp_path, settings, error, message):
+    """Nothing is started or written for a request that cannot be met."""
+    with pytest.raises(error, match=message):
+        decode(dataset, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_is_stored_cannot_be_decoded(speech_folder, tiny_codec_dir, tmp_path):
+    """A dataset of two levels has no fourth one, although its codec has."""
+    write_small_dataset(speech_folder, tmp_path / "tokens", tiny_codec_dir, num_codebooks=2)
+    with pytest.raises(ValueError, match="the dataset stores 24 kbps"):
+        decode(tmp_path / "tokens", tmp_path / "out", bandwidth_kbps=48.0)
+
+
+def test_only_the_levels_of_the_bandwidth_are_read(dataset):
+    """A part whose third level is damaged on disk still gives its first two, and refuses the third."""
+    part = sorted((dataset / "parts").iterdir())[0]
+    content = bytearray(part.read_bytes())
+    import pyarrow.parquet as pq
+
+    group = pq.read_metadata(part).row_group(0)
+    columns = {group.column(index).path_in_schema.split(".")[0]: group.column(index) for index in range(group.num_columns)}
+    column = columns["codes_02"]
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start + column.total_compressed_size // 2] ^= 0x40
+    part.write_bytes(bytes(content))
+    assert len(list(read_utterances(dataset, 2))) == 10
+    with pytest.raises(DatasetError, match="part-00000"):
+        list(read_utterances(dataset, 4))
+
+
+def test_bytes_per_level_add_up_to_less_than_the_parts(dataset):
+    """Every level costs something, and ids and other columns the rest."""
+    levels, total = level_bytes(dataset)
+    assert len(levels) == 4
+    assert min(levels) > 0
+    assert sum(levels) < total == sum(part.stat().st_size for part in (dataset / "parts").iterdir())
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.full((4, 3), 16, np.uint16),
+        np.full((4, 3), -1, np.int64),
+        np.zeros((5, 3), np.uint16),
+        np.zeros((0, 3), np.uint16),
+        np.zeros((4, 2), np.uint16),
+        np.zeros((4, 3), np.float32),
+        np.zeros((4, 3), bool),
+        np.zeros(3, np.uint16),
+        [[0, 0, 0]],
+    ],
+    ids=["too large", "negative", "too many levels", "no level", "frames", "floats", "booleans", "flat", "list"],
+)
+def test_codes_are_checked_at_the_door(tiny_codec_dir, codes):
+    """Codes that the codec cannot mean raise CodesError; in a batch they leave their neighbours alone."""
+    decoder = CodecDecoder(str(tiny_codec_dir))
+    with pytest.raises(CodesError):
+        decoder.decode(codes, 24)
+    good = np.zeros((4, 3), np.uint16)
+    bad, fine = decoder.decode_batch([codes, good], [24, 24])
+    assert isinstance(bad, CodesError)
+    assert np.array_equal(fine, decoder.decode(good, 24))
+
+
+def test_an_actor_decodes_as_the_codec_does(ray_session, tiny_codec_dir):
+    """uint16 and int64 codes of any number of levels, and exactly as many samples as asked for."""
+    codec = load_codec(tiny_codec_dir)
+    actor = DecodeActor.remote(str(tiny_codec_dir), sha256=codec.sha256)
+    codes = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    expected = codec.decode(Encoded(torch.from_numpy(codes.astype(np.int64))[None], None, 20))[0]
+    for kind in (np.uint16, np.int64):
+        waveform = ray.get(actor.decode.remote(codes.astype(kind), 20))
+        assert waveform.dtype == np.float32
+        assert waveform.shape == (1, 20)
+        assert np.allclose(waveform, expected.numpy(), atol=1e-6)
+
+
+def test_rows_whose_codes_are_bad_are_reported_and_the_others_decoded(ray_session, dataset, tmp_path):
+    """A row that claims another length than its codes have is an error of that row, not of the job."""
+    import polars as pl
+
+    part = sorted((dataset / "parts").iterdir())[1]
+    frame = pl.read_parquet(part)
+    broken = frame["id"][0]
+    frame.with_columns(
+        num_samples=pl.when(pl.col("id") == broken).then(7).otherwise(pl.col("num_samples"))
+    ).write_parquet(part)
+    summary = decode(dataset, tmp_path / "out")
+    assert summary.num_files == 9
+    assert list(summary.errors) == [broken]
+    assert "cannot hold 7 samples" in summary.errors[broken]
