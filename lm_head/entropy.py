@@ -45,9 +45,11 @@ def order_zero_entropy(histogram: npt.NDArray[np.integer]) -> Floats:
     counts = np.asarray(histogram, np.float64)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
     logarithm = np.log2(share, out=np.zeros_like(share), where=share > 0)  # x log x is 0 at 0
-    return np.maximum(-(share * logarithm).sum(axis=1), 0.0)
+    bits: Floats = np.maximum(-(share * logarithm).sum(axis=1), 0.0)
+    return bits
 
 
 def perplexity(histogram: npt.NDArray[np.integer]) -> Floats:
     """Number of equally frequent entries with the same entropy, per level: V for perfect use, 1 for collapse."""
-    return np.exp2(order_zero_entropy(histogram))
+    equivalent: Floats = np.exp2(order_zero_entropy(histogram))
+    return equivalent

@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_outcome import FAILED, run, usage_check
+from pipelines.cli_arguments import (
+    Bandwidth,
+    Bandwidths,
+    Dataset,
+    Quiet,
+    Workers,
+    check,
+    check_codec,
+    check_dataset,
+    check_source,
+)
+from pipelines.cli_outcome import FAILED, run
 
 app = typer.Typer(
     name="quantone",
@@ -25,19 +36,6 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a model by a recipe.", no_args_is_help=True)
 app.add_typer(train, name="train")
-
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Token dataset: a directory or s3:// URI.")]
-Bandwidth = Annotated[
-    float | None, typer.Option("--bandwidth", "-b", metavar="KBPS", min=0.0, help="Kilobits per second; default: all.")
-]
-Bandwidths = Annotated[
-    list[float] | None,
-    typer.Option("--bandwidth", "-b", metavar="KBPS", help="Kilobits per second; repeat it for several."),
-]
-Workers = Annotated[
-    int | None, typer.Option("--num-workers", "-j", min=1, help="Processes with a codec; default: as the machine has.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +79,7 @@ def demo(
       quantone demo
       quantone demo -o /tmp/demo
     """
-    _check_codec(codec)
+    check_codec(codec)
     from pipelines.demo import run_demo
 
     run_demo(out_dir, codec=codec)
@@ -110,8 +108,8 @@ def tokenize(
       quantone tokenize "speech/**/*.flac" tokens/ --bandwidth 6
       quantone tokenize s3://bucket/speech s3://bucket/tokens --gpus-per-worker 1
     """
-    _check_source(source)
-    _check_codec(codec)
+    check_source(source)
+    check_codec(codec)
     from pipelines.corpus_job import tokenize_corpus
 
     sizes = {"batch_seconds": batch_seconds, "unit_seconds": unit_seconds}
@@ -158,9 +156,9 @@ def decode(
       quantone decode tokens/ audio-3kbps/ --bandwidth 3 --format flac
       quantone decode tokens/ audio/ --id speaker1/clip7.wav
     """
-    _check_dataset(dataset)
+    check_dataset(dataset)
     if codec is not None:
-        _check_codec(codec)
+        check_codec(codec)
     from pipelines.decode_job import decode_dataset
 
     summary = decode_dataset(
@@ -203,7 +201,7 @@ def query(
     from pipelines.frame_output import choose_format, write_frame
 
     chosen = choose_format(output_format, output)
-    _check_dataset(dataset)
+    check_dataset(dataset)
     from pipelines.dataset import query_dataset
 
     write_frame(query_dataset(dataset, sql), chosen, output)
@@ -222,7 +220,7 @@ def report(
       quantone report tokens/ -o report.html
       quantone report tokens/ -o report.html --bandwidth 1.5 --bandwidth 6 --examples 12
     """
-    _check_dataset(dataset)
+    check_dataset(dataset)
     from pipelines.report import write_report
 
     write_report(dataset, output, bandwidths_kbps=bandwidth or None, num_examples=num_examples)
@@ -246,7 +244,7 @@ def train_codec_command(
       quantone train codec my_recipe.yaml --data a/ --data b/ --run-dir runs/mine --steps 500
     """
     for folder in data:
-        usage_check(folder.exists(), f"--data {folder}: no such file or directory")
+        check(folder.exists(), f"--data {folder}: no such file or directory")
     from pipelines.train_codec import train_codec
 
     codec_dir = train_codec(recipe, data, run_dir, steps=steps, threads=threads)
@@ -267,33 +265,11 @@ def evaluate(
       quantone evaluate speech_24khz speech/
       quantone evaluate runs/mine/codec speech/ --bandwidth 3 --bandwidth 6 --limit 50 -o scores.json
     """
-    usage_check(folder.exists(), f"{folder}: no such file or directory")
-    _check_codec(codec)
-    from pipelines.evaluate import evaluate_codec
+    check(folder.exists(), f"{folder}: no such file or directory")
+    check_codec(codec)
+    from rich.console import Console
 
-    evaluate_codec(codec, folder, bandwidths_kbps=bandwidth or None, limit=limit, output_json=output)
+    from pipelines.evaluate import evaluate_codec, evaluation_table
 
-
-def _check_codec(codec: str) -> None:
-    from tokenizer import bundled_codecs
-
-    known = ", ".join(bundled_codecs())
-    found = Path(codec).is_dir() or codec in bundled_codecs()
-    usage_check(found, f"no codec {codec!r}: not a directory, and the bundled ones are {known}")
-
-
-def _check_source(source: str) -> None:
-    from pipelines import storage
-
-    uri = storage.absolute(source)
-    found = storage.find_file(uri) or storage.is_directory(uri) or storage.glob_files(uri)
-    usage_check(bool(found), f"{source}: no such file or directory")
-
-
-def _check_dataset(dataset: str) -> None:
-    from pipelines import storage
-    from pipelines.dataset_info import FILE_NAME
-
-    uri = storage.absolute(dataset)
-    found = storage.find_file(storage.join(uri, FILE_NAME)) is not None
-    usage_check(found, f"{dataset}: not a token dataset, there is no {FILE_NAME} in it")
+    rows = evaluate_codec(codec, folder, bandwidths_kbps=bandwidth or None, limit=limit, output_json=output)
+    Console().print(evaluation_table(rows))

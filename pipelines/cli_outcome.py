@@ -47,20 +47,6 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     return _interrupted() if code == INTERRUPTED else int(code or OK)
 
 
-class WrongUsageError(typer.BadParameter):
-    """An argument that is well formed and yet cannot be meant: a source that is not there, a codec nobody knows."""
-
-    def format_message(self) -> str:
-        """The message alone, without "Invalid value" in front."""
-        return self.message
-
-
-def usage_check(condition: bool, message: str) -> None:
-    """Stop with exit code 2 unless the condition holds."""
-    if not condition:
-        raise WrongUsageError(message)
-
-
 def _take_debug_flag(arguments: Sequence[str]) -> tuple[list[str], bool]:
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     kept = [argument for argument in arguments[:options_end] if argument != DEBUG_FLAG]

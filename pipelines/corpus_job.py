@@ -242,7 +242,8 @@ def _run(job: _Job, plan: Plan, pending: list[int], summary: JobSummary, progres
     import ray
 
     job.start()
-    waiting, in_flight = list(reversed(pending)), {}
+    waiting = list(reversed(pending))
+    in_flight: dict[Any, int] = {}
     while waiting or in_flight:
         while waiting and len(in_flight) <= job.settings.num_workers:
             unit = waiting.pop()

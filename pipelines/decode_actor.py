@@ -9,17 +9,18 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from tokenizer import CodesError, Encoded, QuantoneError, load_codec
+from tokenizer import Codec, CodesError, Encoded, QuantoneError, load_codec
 
 
 class CodecDecoder:
     """What a DecodeActor is inside: a codec on its device, a check at the door, plain calls."""
 
-    def __init__(self, codec: str, *, sha256: str | None = None, device: str = "cpu") -> None:
-        """Load the codec.
+    def __init__(self, codec: Codec | str, *, sha256: str | None = None, device: str = "cpu") -> None:
+        """Take the codec, or load it.
 
         Args:
-            codec: name or directory, as `load_codec` takes it; a directory must exist on the actor's machine.
+            codec: the codec (a reference of one in Ray's object store reaches machines that lack its files), or a name
+                or directory that `load_codec` finds on the actor's machine.
             sha256: the identity that this codec must have, None to take any.
             device: where to decode, as torch names it.
 
@@ -27,9 +28,10 @@ class CodecDecoder:
             CheckpointError: no such codec.
             QuantoneError: the codec found on this machine has another identity.
         """
-        self.codec = load_codec(codec).to(device)
+        self.codec = (load_codec(codec) if isinstance(codec, str) else codec).to(device)
         if sha256 is not None and self.codec.sha256 != sha256:
-            raise QuantoneError(f"codec {codec!r} on this machine has sha256 {self.codec.sha256}, expected {sha256}")
+            name = codec if isinstance(codec, str) else codec.name
+            raise QuantoneError(f"codec {name!r} on this machine has sha256 {self.codec.sha256}, expected {sha256}")
 
     def ready(self) -> bool:
         """True, once the codec is loaded: what a caller waits for before it counts time."""

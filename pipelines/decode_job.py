@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, deque
@@ -26,7 +27,7 @@ from tokenizer import CodesError, DatasetError, QuantoneError, write_audio
 AUDIO_FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
 BUNDLE_SECONDS = 60.0  # of audio in one call of an actor: 6 MB of samples at 24 kHz
 BUNDLES_IN_FLIGHT = 2  # per actor: one in work, one waiting, so that writing files never leaves an actor idle
-SECONDS_PER_WORKER = 120.0  # an actor takes seconds to load torch and the codec: with less to do than this it only costs
+SECONDS_PER_WORKER = 120.0  # an actor takes seconds to start: with less than this to do it only costs
 
 Result = NDArray[np.float32] | CodesError
 
@@ -87,14 +88,15 @@ def decode_dataset(
     started = time.monotonic()
     _check_arguments(audio_format, num_workers)
     info = read_dataset_info(dataset)
-    loaded, source = load_dataset_codec(info, codec)
+    loaded = load_dataset_codec(info, codec)
     num_codebooks = num_codebooks_at(info, loaded, bandwidth_kbps)
     selection = _select(dataset, Path(out_dir), audio_format, ids)
     written: dict[str, Path] = {}
     errors: dict[str, str] = {}
     seconds = 0.0
     with ray_session(), Progress("decode", len(selection.paths), selection.seconds, shown=progress) as shown:
-        actors = _start_actors(source, info.codec["sha256"], _count_workers(num_workers, selection.seconds))
+        shared = ray.put(loaded)  # held here: an actor may start late, and on a machine without the codec's files
+        actors = _start_actors(shared, _count_workers(num_workers, selection.seconds))
         rows = read_utterances(dataset, num_codebooks, None if ids is None else selection.paths)
         for utterance, result in _decode(actors, _bundles(rows, info.sample_rate)):
             duration = utterance.num_samples / info.sample_rate
@@ -164,11 +166,18 @@ def _select(dataset: str | Path, out_dir: Path, audio_format: str, ids: Collecti
 def _count_workers(num_workers: int | None, seconds: float) -> int:
     if num_workers is not None:
         return num_workers
-    return max(1, min(int(ray.cluster_resources().get("CPU", 1)), int(seconds // SECONDS_PER_WORKER)))
+    return max(1, min(int(_num_cpus()), int(seconds // SECONDS_PER_WORKER)))
 
 
-def _start_actors(source: str, sha256: str, count: int) -> list[Any]:
-    return [DecodeActor.options(num_cpus=1).remote(source, sha256=sha256) for _ in range(count)]
+def _num_cpus() -> float:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 1.0)
+
+
+def _start_actors(codec: Any, count: int) -> list[Any]:
+    # More actors than cores share them: one that finds no core would never start, and its bundles would wait for ever.
+    share = min(1.0, math.floor(1000 * _num_cpus() / count) / 1000)
+    return [DecodeActor.options(num_cpus=share).remote(codec) for _ in range(count)]
 
 
 def _bundles(rows: Iterable[StoredUtterance], sample_rate: int) -> Iterator[list[StoredUtterance]]:

@@ -75,8 +75,8 @@ def show_queries(tokens: Path, console: Console) -> None:
             pl.len().alias("clips"),
             pl.col("duration_s").sum().round(1).alias("seconds"),
             pl.col("num_frames").sum().alias("frames"),
-            pl.col("source_sample_rate").unique().sort().alias("source rates (Hz)"),
-            pl.col("rms_dbfs").mean().round(1).alias("mean level (dBFS)"),
+            pl.col("source_sample_rate").unique().sort().alias("rates (Hz)"),
+            pl.col("rms_dbfs").mean().round(1).alias("dBFS"),
         )
         .sort("seconds", descending=True)
         .collect()

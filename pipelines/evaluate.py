@@ -1,94 +1,82 @@
-"""Quality of a codec on a folder of audio: mean scores at each bandwidth, beside Opus on the same clips."""
+"""How good a codec is, in numbers: the metrics of `tokenizer.metrics` over a folder, with Opus on the same clips.
+
+    file ─ one channel, the codec's rate, first 8 s ───┬─ codec at each bandwidth ─┬─ five metrics, measured kbps
+                                                       └─ opusenc, 6 and 12 kbps ──┘        mean over the clips
+
+Opus is compared in time with the original: its decoder drops the start-up delay that the file's header names, and the
+sample or two by which its filters are still off at low rates are taken out here. They are inaudible, and would cost it
+one to three dB of SI-SNR at 12 kbps.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import json
 import multiprocessing
+import shutil
+import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional
 
-from pipelines.opus_reference import opus_installed, pass_opus
+from pipelines import storage
 from pipelines.progress import Progress
-from pipelines.sources import AUDIO_EXTENSIONS
-from tokenizer import (
-    Codec,
-    DatasetError,
-    Encoded,
-    QuantoneError,
-    load_codec,
-    mix_channels,
-    read_audio,
-    resample,
-    save_codec,
-)
+from pipelines.sources import list_source
+from tokenizer import AudioError, Codec, load_codec, mix_channels, read_audio, resample, save_codec
 from tokenizer.metrics import mel_distance, pesq_wb, si_snr, stoi, visqol
 
-MAX_CLIP_SECONDS = 8  # of each file, its beginning: what PESQ is meant for, and no long file outweighs the others
-OPUS_KBPS = (6, 12)
-
-Metric = Callable[[Tensor, Tensor, int], float]
-METRICS: dict[str, Metric] = {
-    "si_snr": si_snr,
+MAX_CLIP_S = 8  # of every file, from its start: what PESQ was made for, and long files get no extra weight
+OPUS_KBPS = (6.0, 12.0)
+MAX_OPUS_LAG_S = 0.001
+METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
+    "si_snr_db": si_snr,
     "mel_distance": mel_distance,
     "stoi": stoi,
     "pesq_wb": pesq_wb,
     "visqol": visqol,
 }
-_HEADINGS = {"si_snr": "SI-SNR dB", "mel_distance": "mel", "stoi": "STOI", "pesq_wb": "PESQ-WB", "visqol": "ViSQOL"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QualityRow:
-    """Mean scores of one codec at one bandwidth."""
-
-    system: str  # the codec's name, or "opus"
-    bandwidth_kbps: float  # asked for
-    kbps: float  # measured: bits of codes, or of Opus packets without their Ogg pages, per second of audio
-    num_clips: int
-    scores: dict[str, float | None]  # by metric; None where no clip could be rated
-    failures: dict[str, int]  # clips that a metric could not rate, and that its mean leaves out
+_HEADINGS = {"si_snr_db": "SI-SNR dB", "mel_distance": "mel", "stoi": "STOI", "pesq_wb": "PESQ-WB", "visqol": "ViSQOL"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Rating:
-    """One clip, after one codec at one bandwidth."""
+class Evaluation:
+    """One row of the table: a codec at one bandwidth, averaged over all clips."""
+
+    system: str  # the codec's name, or "opus"
+    bandwidth_kbps: float  # what was asked for
+    measured_kbps: float  # bits of all clips by their seconds; without entropy coding, without containers
+    num_clips: int
+    scores: dict[str, float | None]  # metric -> mean over the clips that it could judge; None if there were none
+    failures: dict[str, int]  # metric -> number of clips that it could not judge
+
+
+@dataclass(frozen=True, slots=True)
+class ClipResult:
+    """What one clip gave in one system."""
 
     system: str
     bandwidth_kbps: float
-    bits: int
+    num_bits: int
     seconds: float
-    scores: dict[str, float]  # of the metrics that could rate it
+    scores: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Worker:
-    """What each process is started with."""
+class _Job:
+    """What every worker needs to know; it loads the codec once."""
 
-    codec: Codec
+    codec_dir: str  # a copy of our own: training may replace the original at any time
     bandwidths_kbps: tuple[float, ...]
-    opus_kbps: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class _Ratings:
-    """What the clips of a folder have brought so far."""
-
-    by_system: dict[tuple[str, float], list[_Rating]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)  # path -> why it could not be read
-
-    def add(self, ratings: Sequence[_Rating]) -> None:
-        for rating in ratings:
-            self.by_system.setdefault((rating.system, rating.bandwidth_kbps), []).append(rating)
+    opus_kbps: tuple[float, ...]
 
 
 def evaluate_codec(
@@ -100,186 +88,191 @@ def evaluate_codec(
     output_json: Path | None = None,
     with_opus: bool = True,
     num_workers: int = 2,
-) -> list[QualityRow]:
-    """Encode and decode the audio files of a folder, and compare what comes back with what went in.
+    progress: bool = True,
+) -> list[Evaluation]:
+    """Measure a codec, and Opus beside it, on the audio files of a folder.
 
-    Files are mixed to mono, cut to their first 8 seconds and brought to the codec's rate. A file that cannot be read
-    and a clip that a metric cannot rate (PESQ finds no utterance, say) are counted, and left out of the means.
+    Workers are fresh processes: a script that calls this keeps the call under `if __name__ == "__main__":`. With one
+    worker everything runs here.
 
     Args:
-        codec: a bundled name or a codec directory; read once, so it may be replaced meanwhile.
-        folder: searched to any depth.
+        codec: a name or directory that `load_codec` knows.
+        folder: searched to any depth, in the order of paths.
         bandwidths_kbps: None for the codec's customary ones.
-        limit: this many files at most, spread evenly over the sorted ones.
-        output_json: where to write rows, the codec's card and what was skipped.
-        with_opus: add Opus at 6 and 12 kbps (hard CBR), if opusenc and opusdec are installed.
+        limit: at most so many files, spread evenly over the sorted listing.
+        output_json: where the rows go too, with the codec's card.
+        with_opus: also run opusenc (Debian's opus-tools) at 6 and 12 kbps; left out where it is not installed.
         num_workers: processes, with one torch thread each.
+        progress: show it on stderr.
 
     Returns:
-        One row per bandwidth of the codec, then Opus; `quality_table` shows them.
+        One row per bandwidth, low to high, then Opus. Files that cannot be read are counted in the JSON and left out.
 
     Raises:
-        ValueError: a bandwidth that the codec does not have, or a limit or number of workers below 1.
-        DatasetError: no audio files in the folder, or none that can be read.
+        DatasetError: the folder holds no audio files.
+        AudioError: none of them can be read.
         CheckpointError: no such codec.
+        ValueError: a bandwidth that the codec does not have, or a limit or number of workers below 1.
         ImportError: a metric's package is missing.
     """
     if num_workers < 1 or (limit is not None and limit < 1):
-        raise ValueError("num_workers and limit must be at least 1")
+        raise ValueError(f"num_workers and limit must be at least 1, not {num_workers} and {limit}")
     loaded = load_codec(codec)
-    bandwidths = tuple(bandwidths_kbps) if bandwidths_kbps is not None else loaded.spec.bandwidths_kbps
-    for bandwidth in bandwidths:
-        loaded.spec.num_codebooks_at(bandwidth)
-    opus = OPUS_KBPS if with_opus and opus_installed() else ()
-    files = _list_files(folder, limit)
-    ratings = _rate_files(files, _Worker(loaded, bandwidths, opus), num_workers)
-    if not ratings.by_system:
-        raise DatasetError(f"{folder}: no file could be read; the first: {next(iter(ratings.skipped.values()))}")
-    systems = [*((loaded.name, kbps) for kbps in bandwidths), *(("opus", float(kbps)) for kbps in opus)]
-    rows = [_mean(ratings.by_system[system]) for system in systems]
+    bandwidths = tuple(sorted(bandwidths_kbps or loaded.spec.bandwidths_kbps))
+    for kbps in bandwidths:
+        loaded.spec.num_codebooks_at(kbps)
+    opus_version = _opus_version() if with_opus else None
+    uris = [file.uri for file in list_source(folder)]
+    uris = uris if limit is None else [uris[i * len(uris) // limit] for i in range(min(limit, len(uris)))]
+    clips, unreadable = [], {}
+    with (
+        tempfile.TemporaryDirectory() as codec_dir,
+        Progress("evaluate", total_files=len(uris), shown=progress) as shown,
+    ):
+        save_codec(loaded, codec_dir)
+        job = _Job(codec_dir, bandwidths, OPUS_KBPS if opus_version else ())
+        for uri, outcome in zip(uris, _run(job, uris, num_workers), strict=True):
+            if isinstance(outcome, str):
+                unreadable[uri] = outcome
+                shown.advance(files=1, errors=1)
+            else:
+                clips.append(outcome)
+                shown.advance(files=1, seconds=outcome[0].seconds)
+    if not clips:
+        raise AudioError(f"{folder}: none of {len(uris)} audio files can be read: {next(iter(unreadable.values()))}")
+    rows = [_average(column) for column in zip(*clips, strict=True)]
     if output_json is not None:
-        _write_json(output_json, rows, loaded, ratings.skipped)
+        facts = {"codec": loaded.card(), "folder": str(folder), "max_clip_s": MAX_CLIP_S, "opus": opus_version}
+        report = {**facts, "unreadable": unreadable, "rows": [asdict(row) for row in rows]}
+        output_json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return rows
 
 
-def quality_table(rows: Sequence[QualityRow]) -> Table:
-    """Rows as a table for the terminal; "(n)" behind a score says that n clips could not be rated."""
-    table = Table(title=f"mean of {rows[0].num_clips} clips" if rows else None)
-    table.add_column("codec")
-    for heading in ("kbps", *_HEADINGS.values()):
-        table.add_column(heading, justify="right")
+def evaluation_table(rows: Sequence[Evaluation]) -> Table:
+    """The rows as a table for the terminal; a score in brackets says how many clips it lacks."""
+    table = Table(title=f"mean over {rows[0].num_clips} clips" if rows else None)
+    for heading in ("codec", "kbps", "measured", *_HEADINGS.values()):
+        table.add_column(heading, justify="left" if heading == "codec" else "right")
     for row in rows:
-        table.add_row(row.system, f"{row.kbps:.2f}", *(_cell(row, metric) for metric in _HEADINGS))
+        cells = [_cell(row.scores[name], row.failures[name], 3 if name != "si_snr_db" else 2) for name in _HEADINGS]
+        table.add_row(row.system, f"{row.bandwidth_kbps:g}", f"{row.measured_kbps:.2f}", *cells)
     return table
 
 
-def _cell(row: QualityRow, metric: str) -> str:
-    score, failures = row.scores[metric], row.failures[metric]
-    shown = "-" if score is None else f"{score:.2f}" if metric in ("si_snr", "pesq_wb", "visqol") else f"{score:.3f}"
-    return f"{shown} ({failures})" if failures else shown
+def opus_round_trip(clip: Tensor, sample_rate: int, kbps: float) -> tuple[Tensor, int]:
+    """Encode with opusenc at a hard constant bit rate, decode again, and shift to where it fits the original best.
+
+    Args:
+        clip: [1, S].
+        sample_rate: Hz.
+        kbps: of the Opus packets.
+
+    Returns:
+        [1, S] at the same rate, and the number of bits in the packets.
+    """
+    wav = io.BytesIO()
+    soundfile.write(wav, clip[0].numpy(), sample_rate, format="WAV", subtype="PCM_16")
+    command = ["opusenc", "--quiet", "--hard-cbr", "--bitrate", f"{kbps:g}", "-", "-"]
+    encoded = subprocess.run(command, input=wav.getvalue(), capture_output=True, check=True).stdout  # noqa: S603
+    decoded, decoded_rate = read_audio(io.BytesIO(encoded))
+    num_samples, max_lag = clip.shape[-1], round(MAX_OPUS_LAG_S * sample_rate)
+    decoded = resample(decoded, decoded_rate, sample_rate)[:, :num_samples]
+    room = functional.pad(decoded, (max_lag, max_lag + num_samples - decoded.shape[-1]))
+    shifts = [room[:, start : start + num_samples] for start in range(2 * max_lag + 1)]
+    return max(shifts, key=lambda shifted: float((shifted * clip).sum())), 8 * opus_packet_bytes(encoded)
 
 
-def _list_files(folder: Path, limit: int | None) -> list[Path]:
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_EXTENSIONS)
-    if not files:
-        raise DatasetError(f"{folder}: no audio files; looked for {', '.join(AUDIO_EXTENSIONS)}")
-    if limit is None or limit >= len(files):
-        return files
-    return [files[index * len(files) // limit] for index in range(limit)]
+def opus_packet_bytes(ogg: bytes) -> int:
+    """Bytes of audio packets in an Ogg Opus file: the payload of its pages, without those of the two headers.
+
+    Source: RFC 3533, 6 (pages); RFC 7845, 3 (header pages have the granule position 0).
+    """
+    total = position = 0
+    while position + 27 <= len(ogg):
+        num_segments = ogg[position + 26]
+        payload = sum(ogg[position + 27 : position + 27 + num_segments])
+        if int.from_bytes(ogg[position + 6 : position + 14], "little") != 0:
+            total += payload
+        position += 27 + num_segments + payload
+    return total
 
 
-def _rate_files(files: Sequence[Path], worker: _Worker, num_workers: int) -> _Ratings:
-    """Rate every file in worker processes, which get the weights as they are now through a folder of their own."""
-    ratings = _Ratings()
-    with tempfile.TemporaryDirectory() as snapshot, Progress("evaluate", len(files)) as progress:
-        save_codec(worker.codec, snapshot)
-        with ProcessPoolExecutor(
-            min(num_workers, len(files)),
-            mp_context=multiprocessing.get_context("spawn"),  # a fork of a process with torch's threads can hang
-            initializer=_start_worker,
-            initargs=(snapshot, worker.bandwidths_kbps, worker.opus_kbps),
-        ) as pool:
-            pending = {pool.submit(_rate_file, path): path for path in files}
-            try:
-                for future in as_completed(pending):
-                    result = future.result()
-                    if isinstance(result, str):
-                        ratings.skipped[str(pending[future])] = result
-                        progress.advance(files=1, errors=1)
-                    else:
-                        ratings.add(result)
-                        progress.advance(files=1, seconds=result[0].seconds if result else 0.0)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return ratings
+_worker: tuple[_Job, Codec] | None = None  # this process's codec, set once by _start_worker
 
 
-_worker: _Worker | None = None  # of this process; set once, when it starts
-
-
-def _start_worker(snapshot: str, bandwidths_kbps: tuple[float, ...], opus_kbps: tuple[int, ...]) -> None:
-    global _worker  # noqa: PLW0603 - a process pool hands its workers nothing else
+def _start_worker(job: _Job) -> None:
+    global _worker  # noqa: PLW0603 - a pool's initializer has nowhere else to leave what its tasks share
     torch.set_num_threads(1)
-    _worker = _Worker(load_codec(snapshot), bandwidths_kbps, opus_kbps)
+    _worker = job, load_codec(job.codec_dir)
 
 
-def _rate_file(path: Path) -> list[_Rating] | str:
-    """Every rating of one file, or why it could not be read."""
+def _run_in_worker(uri: str) -> list[ClipResult] | str:
     if _worker is None:
-        raise RuntimeError("the worker process was not started by _start_worker")
-    try:
-        reference = _read_clip(path, _worker.codec.spec.sample_rate)
-    except (QuantoneError, OSError) as error:
-        return str(error)
-    return list(_rate_clip(reference, _worker))
+        raise RuntimeError("the worker was not started with _start_worker")
+    return _evaluate_file(uri, *_worker)
 
 
-def _read_clip(path: Path, sample_rate: int) -> Tensor:
-    """[S] mono at `sample_rate`, the first seconds of the file."""
-    waveform, from_rate = read_audio(path)
-    beginning = mix_channels(waveform[:, : MAX_CLIP_SECONDS * from_rate], 1)
-    return resample(beginning, from_rate, sample_rate)[0]
-
-
-def _rate_clip(reference: Tensor, worker: _Worker) -> Iterator[_Rating]:
-    spec = worker.codec.spec
-    seconds = len(reference) / spec.sample_rate
-    for kbps, bits, decoded in _pass_codec(reference, worker.codec, worker.bandwidths_kbps):
-        yield _Rating(worker.codec.name, kbps, bits, seconds, _score(reference, decoded, spec.sample_rate))
-    for opus_kbps in worker.opus_kbps:
-        bits, decoded = pass_opus(reference, spec.sample_rate, opus_kbps)
-        yield _Rating("opus", float(opus_kbps), bits, seconds, _score(reference, decoded, spec.sample_rate))
-
-
-def _pass_codec(
-    reference: Tensor, codec: Codec, bandwidths_kbps: Sequence[float]
-) -> Iterator[tuple[float, int, Tensor]]:
-    """(bandwidth, bits of the codes, [S] decoded) for each bandwidth: prefixes of one encoding."""
-    if not bandwidths_kbps:
+def _run(job: _Job, uris: Sequence[str], num_workers: int) -> Iterator[list[ClipResult] | str]:
+    if num_workers == 1:
+        codec = load_codec(job.codec_dir)
+        yield from (_evaluate_file(uri, job, codec) for uri in uris)
         return
-    waveform = mix_channels(reference[None], codec.spec.channels)
-    encoded = codec.encode(waveform, bandwidth_kbps=max(bandwidths_kbps))
-    for kbps in bandwidths_kbps:
-        codes = encoded.codes[:, : codec.spec.num_codebooks_at(kbps)]
-        decoded = codec.decode(Encoded(codes, encoded.scales, encoded.num_samples))[0].mean(dim=0)
-        yield kbps, codes.numel() * codec.spec.bits_per_code, decoded
+    # Forking a process whose torch already has threads can hang in them; a spawned one starts clean.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(job,)) as pool:
+        yield from pool.map(_run_in_worker, uris)
 
 
-def _score(reference: Tensor, degraded: Tensor, sample_rate: int) -> dict[str, float]:
-    scores = {}
+def _evaluate_file(uri: str, job: _Job, codec: Codec) -> list[ClipResult] | str:
+    """Every system's result on one file, in the order of the rows; or why the file cannot be read."""
+    sample_rate = codec.spec.sample_rate
+    try:
+        with storage.open_input(uri) as stream:
+            waveform, source_rate = read_audio(stream)
+        clip = resample(mix_channels(waveform, 1)[:, : MAX_CLIP_S * source_rate], source_rate, sample_rate)  # [1, S]
+    except (AudioError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    encoded = codec.encode(mix_channels(clip, codec.spec.channels), bandwidth_kbps=max(job.bandwidths_kbps))
+    results = []
+    for kbps in job.bandwidths_kbps:
+        decoded = codec.decode(encoded, bandwidth_kbps=kbps)[0]  # [C, S]
+        num_codes = codec.spec.num_codebooks_at(kbps) * encoded.codes.shape[-1]
+        num_bits = num_codes * codec.spec.bits_per_code
+        results.append(_judge(codec.name, kbps, num_bits, (clip[0], mix_channels(decoded, 1)[0], sample_rate)))
+    for kbps in job.opus_kbps:
+        decoded, num_bits = opus_round_trip(clip, sample_rate, kbps)
+        results.append(_judge("opus", kbps, num_bits, (clip[0], decoded[0], sample_rate)))
+    return results
+
+
+def _judge(system: str, kbps: float, num_bits: int, compared: tuple[Tensor, Tensor, int]) -> ClipResult:
+    scores: dict[str, float | None] = {}
     for name, metric in METRICS.items():
         try:
-            scores[name] = metric(reference, degraded, sample_rate)
-        except ValueError:  # this clip cannot be rated; missing scores are counted in the end
-            continue
-    return scores
+            scores[name] = metric(*compared)
+        except ValueError:  # no speech found, too short: this metric says nothing about this clip
+            scores[name] = None
+    return ClipResult(system, kbps, num_bits, len(compared[0]) / compared[2], scores)
 
 
-def _mean(ratings: Sequence[_Rating]) -> QualityRow:
+def _average(clips: Sequence[ClipResult]) -> Evaluation:
     scores: dict[str, float | None] = {}
-    counts: Counter[str] = Counter()
-    for metric in METRICS:
-        rated = [rating.scores[metric] for rating in ratings if metric in rating.scores]
-        scores[metric] = sum(rated) / len(rated) if rated else None
-        counts[metric] = len(ratings) - len(rated)
-    bits, seconds = sum(rating.bits for rating in ratings), sum(rating.seconds for rating in ratings)
-    return QualityRow(
-        system=ratings[0].system,
-        bandwidth_kbps=ratings[0].bandwidth_kbps,
-        kbps=bits / seconds / 1000,
-        num_clips=len(ratings),
-        scores=scores,
-        failures=dict(counts),
-    )
+    failures = {}
+    for name in METRICS:
+        known = [score for clip in clips if (score := clip.scores[name]) is not None]
+        scores[name] = sum(known) / len(known) if known else None
+        failures[name] = len(clips) - len(known)
+    kbps = sum(clip.num_bits for clip in clips) / sum(clip.seconds for clip in clips) / 1000
+    return Evaluation(clips[0].system, clips[0].bandwidth_kbps, kbps, len(clips), scores, failures)
 
 
-def _write_json(path: Path, rows: Sequence[QualityRow], codec: Codec, skipped: dict[str, str]) -> None:
-    report: dict[str, Any] = {
-        "codec": codec.card(),
-        "max_clip_seconds": MAX_CLIP_SECONDS,
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "skipped": skipped,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _cell(score: float | None, failures: int, digits: int) -> str:
+    text = "-" if score is None else f"{score:.{digits}f}"
+    return f"{text} ({failures} missing)" if failures else text
+
+
+def _opus_version() -> str | None:
+    if shutil.which("opusenc") is None:
+        return None
+    answer: Any = subprocess.run(["opusenc", "--version"], capture_output=True, text=True, check=True)  # noqa: S607
+    return str(answer.stdout).splitlines()[0]

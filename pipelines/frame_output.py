@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -62,23 +62,21 @@ def write_frame(frame: pl.DataFrame, output_format: str, output: Path | None = N
     _emit(buffer.getvalue(), output)
 
 
-def frame_table(frame: pl.DataFrame, title: str | None = None, max_rows: int = MAX_TABLE_ROWS) -> Table:
+def frame_table(frame: pl.DataFrame, max_rows: int = MAX_TABLE_ROWS) -> RenderableType:
     """A DataFrame as a rich table: numbers to the right, long lists and long frames cut and said so.
 
     Args:
         frame: any columns.
-        title: above the table.
         max_rows: the rest is left out.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, kind in frame.schema.items():
         table.add_column(Text(name), justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in frame.head(max_rows).iter_rows():
         table.add_row(*(Text(_cell(value)) for value in row))  # Text: what looks like markup is shown as it is
-    if frame.height > max_rows:
-        table.caption = f"{max_rows} of {frame.height} rows; LIMIT, or another --format, gives the rest"
-        table.caption_justify = "left"
-    return table
+    if frame.height <= max_rows:
+        return table
+    return Group(table, Text(f"{max_rows} of {frame.height} rows; csv, json and parquet hold all of them"))
 
 
 def _table_text(frame: pl.DataFrame, width: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The plan of a corpus job: which files make up which unit, which are read together, which go through the codec together.
+"""The plan of a corpus job: which files make up a unit, which are read together, which go through the codec together.
 
 All three cuts follow from the listing and the lengths alone, never from timing, so a resumed job makes the same ones.
 A unit is what is committed at once; a bundle is what one reader hands to one encoder; a batch is one pass of the codec.
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipelines.sources import SourceFile
 from tokenizer.errors import DatasetError
 
-# Opening a million files to learn their lengths would take longer than reading a thousand hours of audio, so lengths are
+# Opening a million files to learn their lengths would take longer than reading a thousand hours of audio. Lengths are
 # estimated: 16 bits at 16 kHz mono, and what speech corpora commonly have in the compressed formats. An estimate that
 # is off makes units and bundles longer or shorter than asked, nothing else: batches are cut by true lengths.
 _BYTES_PER_SECOND = {

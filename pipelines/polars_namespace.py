@@ -122,7 +122,7 @@ class FrameCodes:
 
     def to_numpy(self) -> list[Codes]:
         """Codes [K, T] uint16 of each row."""
-        return _to_arrays(self._frame.select(self._lazy()._levels()))
+        return list(self._lazy().to_numpy())
 
     def histogram(self, level: int) -> pl.DataFrame:
         """See `LazyCodes.histogram`."""

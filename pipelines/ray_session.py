@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # One torch thread a worker: the job gets its parallelism from workers, and two teams of threads on one core stall.
 WORKER_ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -28,7 +29,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    settings = {"log_to_driver": False, "logging_level": "error", "runtime_env": {"env_vars": WORKER_ENV}}
+    environment = {"env_vars": WORKER_ENV}
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "runtime_env": environment}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**settings)
     else:

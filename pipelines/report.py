@@ -58,7 +58,7 @@ def write_report(
     if num_examples < 0:
         raise ValueError(f"num_examples must not be negative, got {num_examples}")
     info = read_dataset_info(dataset)
-    loaded, _ = load_dataset_codec(info, codec)
+    loaded = load_dataset_codec(info, codec)
     bandwidths = _bandwidths(info, loaded, bandwidths_kbps)
     rows = open_dataset(dataset)
     errors = open_errors(dataset)
@@ -89,9 +89,7 @@ def _bandwidths(info: DatasetInfo, codec: Codec, asked: Sequence[float] | None) 
 
 
 def _measure_totals(dataset: str | Path, info: DatasetInfo, rows: pl.LazyFrame, errors: pl.LazyFrame) -> Totals:
-    sums = rows.select(
-        files=pl.len(), frames=pl.col("num_frames").sum(), samples=pl.col("num_samples").sum()
-    ).collect()
+    sums = rows.select(files=pl.len(), frames=pl.col("num_frames").sum(), samples=pl.col("num_samples").sum()).collect()
     files, frames, samples = sums.row(0)
     per_level, parts_bytes = level_bytes(dataset)
     return Totals(

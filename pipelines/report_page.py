@@ -10,7 +10,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from pipelines.report_facts import Example, Level, Rendition, Report
+from pipelines.report_facts import Example, Rendition, Report
 
 CHART_WIDTH, CHART_HEIGHT = 352, 120  # SVG units
 
@@ -65,7 +65,10 @@ def _tiles(report: Report) -> str:
         (f"{8 * totals.codes_bytes / totals.num_codes:.2f}", "bits per code at rest, in Parquet"),
         (f"{8 * totals.codes_bytes / totals.audio_seconds / 1000:.2f}", "kbps at rest, codes alone"),
         (_bytes(totals.parts_bytes), "on disk, all columns"),
-        (f"{totals.pcm_bytes / totals.parts_bytes:.1f}×", f"smaller than 16-bit PCM ({_bytes(totals.pcm_bytes)})"),
+        (
+            f"{totals.pcm_bytes / totals.parts_bytes:.1f}&times;",
+            f"smaller than 16-bit PCM ({_bytes(totals.pcm_bytes)})",
+        ),
         (f"{totals.num_errors:,}", "inputs failed" if totals.num_errors != 1 else "input failed"),
     ]
     return "".join(f'<div class="tile"><b>{value}</b><span>{escape(label)}</span></div>' for value, label in facts)
@@ -85,14 +88,23 @@ def _bandwidths(report: Report) -> str:
         quality = _mean_quality(report.examples, kbps)
         rows.append(
             [f"{kbps:g} kbps", str(len(levels)), f"{at_rest:.2f}", f"{entropy:.2f}", f"{at_rest * 0.45:.2f} MB",
-             f"{pcm_kbps / at_rest:.0f}×", *quality]
+             f"{pcm_kbps / at_rest:.0f}&times;", *quality]
         )  # fmt: skip
-    headings = ["Bandwidth", "Levels", "kbps at rest,<br>measured", "kbps, order-zero<br>entropy", "One hour<br>of audio",
-                "Smaller than<br>16-bit PCM", "SI-SNR<br>dB", "Mel distance<br>lower is nearer"]  # fmt: skip
+    headings = [
+        "Bandwidth",
+        "Levels",
+        "kbps at rest,<br>measured",
+        "kbps, order-zero<br>entropy",
+        "One hour<br>of audio",
+        "Smaller than<br>16-bit PCM",
+        "SI-SNR<br>dB",
+        "Mel distance<br>lower is nearer",
+    ]
     compared = sum(example.original_problem is None for example in report.examples)
     note = (
         f"Sizes are measured over the whole dataset; quality is the mean of {_count(compared, 'example')} "
-        "below, against the original. SI-SNR rewards the exact waveform, mel distance the sound's colour over time; neither replaces listening."
+        "below, against the original. "
+        "SI-SNR rewards the exact waveform, mel distance the sound's colour over time; neither replaces listening."
     )
     return f'<p class="note">{note}</p>{_table(headings, rows)}'
 
@@ -102,7 +114,7 @@ def _mean_quality(examples: Iterable[Example], kbps: float) -> list[str]:
     means = []
     for values in ([r.si_snr_db for r in renditions], [r.mel_distance for r in renditions]):
         known = [value for value in values if value is not None and math.isfinite(value)]
-        means.append(_number(sum(known) / len(known), 2) if known else "–")
+        means.append(_number(sum(known) / len(known), 2) if known else "&ndash;")
     return means
 
 
@@ -112,8 +124,8 @@ def _examples(report: Report) -> str:
     note = (
         "Spectrograms share one scale within an example: mel-spaced frequency upwards, "
         "80 dB from black to the original's loudest band. "
-        "Below them are the codes themselves, one cell a code, coarsest level on top; entries of a codebook that lie close "
-        "together have similar colours."
+        "Below them are the codes themselves, one cell a code, coarsest level on top; "
+        "entries of a codebook that lie close together have similar colours."
     )
     articles = "".join(_example(report, example) for example in report.examples)
     return f'<p class="note">{note}</p>{articles}'
@@ -125,15 +137,18 @@ def _example(report: Report, example: Example) -> str:
     figures = [_figure(example, rendition) for rendition in example.renditions]
     if example.original_problem is not None:
         reason = escape(example.original_problem)
-        figures.insert(0, f'<figure><figcaption><b>Original</b></figcaption><div class="missing">{reason}</div></figure>')
+        figures.insert(
+            0, f'<figure><figcaption><b>Original</b></figcaption><div class="missing">{reason}</div></figure>'
+        )
     alt = f"{_levels_shown(report)} levels by {example.num_frames_shown} frames of codes of {example.id}"
     codes = _picture(example.codes_picture, alt)
+    extent = f"{_levels_shown(report)} levels &times; {example.num_frames_shown} frames"
     return (
         f'<article class="example"><div class="head"><h3>{escape(example.id)}</h3>'
         f"<span>{example.duration_s:.2f} s{shown} · source {source}</span></div>"
         f'<div class="row">{"".join(figures)}</div>'
         f'<figure class="codes" style="--levels: {_levels_shown(report)}"><figcaption><b>Codes</b>'
-        f"<span>{_levels_shown(report)} levels × {example.num_frames_shown} frames</span></figcaption>{codes}</figure>"
+        f"<span>{extent}</span></figcaption>{codes}</figure>"
         "</article>"
     )
 
@@ -212,7 +227,9 @@ def _chart(title: str, unit: str, values: Sequence[float], maximum: float, suffi
 def _errors(report: Report) -> str:
     if not report.errors:
         return "<p>None: every input became a row.</p>"
-    rows = [[escape(row["id"] or ""), escape(row["error"] or ""), escape(row["message"] or "")] for row in report.errors]
+    rows = [
+        [escape(row["id"] or ""), escape(row["error"] or ""), escape(row["message"] or "")] for row in report.errors
+    ]
     hidden = report.totals.num_errors - len(rows)
     more = f'<p class="note">and {hidden:,} more in errors/</p>' if hidden > 0 else ""
     return _table(["Input", "Error", "What was wrong"], rows, kind="text") + more
@@ -223,7 +240,7 @@ def _commands(report: Report) -> str:
     lowest = f"{report.bandwidths_kbps[0]:g}"
     lines = [
         f"quantone decode {name} audio --bandwidth {lowest}",
-        f'quantone query {name} "SELECT id, duration_s FROM tokens ORDER BY duration_s DESC LIMIT 5"',
+        f'quantone query {name} "SELECT id, duration_s FROM tokens ORDER BY duration_s DESC LIMIT 5"',  # noqa: S608 - shown, not run
         f"quantone report {name} -o {shlex.quote(report.title + '.html')} --bandwidth {lowest} --examples 20",
     ]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
@@ -233,7 +250,9 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "
     """A table; cells are HTML already."""
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -172,7 +172,7 @@ def remove(uri: str) -> None:
 
 
 def remove_temporaries(directory: str) -> None:
-    """Remove what killed writers left directly in a directory. S3 shows no half-written objects: nothing to do there."""
+    """Remove what killed writers left directly in a directory; S3 never shows a half-written object."""
     if is_s3(directory):
         return
     for name in list_names(directory):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ class StoredUtterance:
     codes: NDArray[np.uint16]  # [K, T]
 
 
-def load_dataset_codec(info: DatasetInfo, codec: str | None = None) -> tuple[Codec, str]:
+def load_dataset_codec(info: DatasetInfo, codec: str | None = None) -> Codec:
     """Load the codec that made a dataset, and refuse every other one.
 
     Args:
@@ -39,7 +39,7 @@ def load_dataset_codec(info: DatasetInfo, codec: str | None = None) -> tuple[Cod
         codec: name or directory where it is now; None looks where the dataset says it came from.
 
     Returns:
-        The codec on the CPU, and the name or absolute directory that `load_codec` takes from any working directory.
+        The codec on the CPU.
 
     Raises:
         CheckpointError: there is no codec at that place.
@@ -53,7 +53,7 @@ def load_dataset_codec(info: DatasetInfo, codec: str | None = None) -> tuple[Cod
             f"codec {source!r} has sha256 {loaded.sha256[:12]}, but the dataset was made with {info.codec['name']!r}, "
             f"sha256 {expected[:12]}: its codes mean nothing to another codec"
         )
-    return loaded, str(Path(source).resolve()) if Path(source).is_dir() else source
+    return loaded
 
 
 def num_codebooks_at(info: DatasetInfo, codec: Codec, bandwidth_kbps: float | None) -> int:
@@ -144,12 +144,12 @@ def _utterances(
         batch = batch.filter(pc.is_in(batch.column("id"), value_set=pa.array(sorted(wanted), pa.string())))
     if batch.num_rows == 0:
         return
-    lengths = pc.list_value_length(batch.column(levels[0]))
-    for name in levels:
-        if batch.column(name).null_count or not pc.list_value_length(batch.column(name)).equals(lengths):
+    columns: list[Any] = [batch.column(name) for name in levels]  # list arrays: Arrow's stubs know arrays only
+    lengths = pc.list_value_length(columns[0])
+    for name, column in zip(levels, columns, strict=True):
+        if column.null_count or not pc.list_value_length(column).equals(lengths):
             raise DatasetError(f"{uri}: {name} does not have as many frames as {levels[0]} in every row")
-    flat = np.stack([batch.column(name).flatten().to_numpy(zero_copy_only=False) for name in levels])
+    flat = np.stack([column.flatten().to_numpy(zero_copy_only=False) for column in columns])
     rows = np.split(flat, np.cumsum(lengths.to_numpy(zero_copy_only=False))[:-1], axis=1)
-    names, sizes = batch.column("id").to_pylist(), batch.column("num_samples").to_pylist()
-    for name, size, codes in zip(names, sizes, rows, strict=True):
-        yield StoredUtterance(name, size, codes)
+    for fields, codes in zip(batch.select(["id", "num_samples"]).to_pylist(), rows, strict=True):
+        yield StoredUtterance(fields["id"], fields["num_samples"], codes)

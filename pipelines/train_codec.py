@@ -73,7 +73,7 @@ def train_codec(
     run = _start(settings, device)
     if (run_dir / CHECKPOINT).exists():
         _resume(run, settings, run_dir / CHECKPOINT)
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     console.print(
         f"{settings.name}: {sum(p.numel() for p in run.trainable.parameters()) / 1e6:.1f} M weights, "
         f"{audio.seconds / 3600:.2f} h of audio, step {run.step} of {settings.schedule.steps}, {device}"
@@ -146,7 +146,7 @@ def _step(run: Run, schedule: Schedule, audio: TrainingAudio) -> StepResult:
 
 def _describe(run: Run, schedule: Schedule, result: StepResult, steps_per_second: float) -> dict[str, Any]:
     """One line of the log. Codebook use is of this batch: a share of its vectors' count, so read it as a trend."""
-    used = [len(level[level >= 0].unique()) for level in result.codes.unbind(1)]
+    used = [len(set(level[level >= 0].tolist())) for level in result.codes.unbind(1)]
     return {
         "step": run.step,
         "loss": round(result.loss.item(), 5),

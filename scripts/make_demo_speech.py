@@ -25,6 +25,7 @@ OPUS_KBPS = 40  # per stream; what remains audible is the synthesizer, not the O
 OPUS_RATE = 48_000  # Hz
 MAX_TOTAL_BYTES = 2_000_000
 WORDS_PER_MINUTE = 165  # espeak-ng's own 175 is hurried for sentences this short
+AMPLITUDE = 75  # of espeak-ng; at its own 100 some voices clip
 GAP_S = 0.15  # between the two speakers of a dialogue
 
 
@@ -44,7 +45,7 @@ def speak(voice: str, text: str, scratch: Path) -> tuple[np.ndarray, int]:
     if program == "flite":
         command = ["flite", "-voice", name, "-t", text, "-o", str(wav)]
     elif program == "espeak-ng":
-        command = ["espeak-ng", "-v", name, "-s", str(WORDS_PER_MINUTE), "-w", str(wav), text]
+        command = ["espeak-ng", "-v", name, "-s", str(WORDS_PER_MINUTE), "-a", str(AMPLITUDE), "-w", str(wav), text]
     else:
         raise ValueError(f"voice {voice!r} must begin with 'flite' or 'espeak-ng'")
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -77,7 +78,7 @@ def upsample(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def write(path: Path, samples: np.ndarray, sample_rate: int, serial: int) -> None:
-    """Write FLAC or Ogg Opus; `serial` numbers the Ogg stream, which is random in every library and must not be here."""
+    """Write FLAC or Ogg Opus; `serial` numbers the Ogg stream: by default encoders draw it at random."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".flac":
         soundfile.write(path, samples, sample_rate, subtype="PCM_16")

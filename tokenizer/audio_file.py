@@ -83,6 +83,8 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
         raise AudioError(f"{path}: unknown extension {path.suffix!r}, choose one of {', '.join(_FORMATS)}")
     if waveform.ndim != 2 or waveform.numel() == 0:
         raise AudioError(f"{path}: a waveform is [channels, samples] and not empty, this one is {list(waveform.shape)}")
+    if not waveform.is_floating_point():
+        raise AudioError(f"{path}: a waveform is floats in [-1, 1], this one is {waveform.dtype}")
     if not bool(waveform.isfinite().all()):
         raise AudioError(f"{path}: the waveform holds NaN or infinite samples")
     encoded = _encode(path, waveform.detach().float().cpu(), sample_rate)
@@ -90,9 +92,8 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
     try:
         partial.write_bytes(encoded)
         partial.replace(path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 class _WatchedStream:
@@ -149,6 +150,8 @@ def _read_stream(stream: BinaryIO, name: str, max_samples: int) -> tuple[Tensor,
             _check_header(file, name, max_samples)
             blocks = list(_read_blocks(file, name, max_samples))
             channels, sample_rate = int(file.channels), int(file.samplerate)
+            # Only a FLAC's length is exact; cut between two frames, it would read as a shorter file without an error.
+            promised = int(file.frames) if file.format == "FLAC" and file.frames != _UNKNOWN_FRAMES else 0
     except soundfile.LibsndfileError as error:
         watched.check()
         raise AudioError(f"{name}: not audio, or damaged: {error.error_string.rstrip('.')}") from error
@@ -156,6 +159,8 @@ def _read_stream(stream: BinaryIO, name: str, max_samples: int) -> tuple[Tensor,
     num_frames = sum(len(block) for block in blocks)
     if num_frames == 0:
         raise AudioError(f"{name}: no samples")
+    if num_frames < promised:
+        raise AudioError(f"{name}: damaged: ends after {num_frames} of {promised} samples")
     waveform = torch.empty(channels, num_frames)
     start = 0
     for block in blocks:
@@ -204,9 +209,7 @@ def _encode(path: Path, waveform: Tensor, sample_rate: int) -> bytes:
         with soundfile.SoundFile(
             buffer, "w", sample_rate, waveform.shape[0], subtype=subtype, format=file_format
         ) as file:
-            for start in range(
-                0, len(samples), 65536
-            ):  # libsndfile's Vorbis encoder overflows its stack on long writes
+            for start in range(0, len(samples), 65536):  # one long write overflows the stack of the Vorbis encoder
                 file.write(samples[start : start + 65536])
     except (soundfile.LibsndfileError, ValueError, OverflowError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".")

@@ -158,7 +158,7 @@ class Codec(nn.Module):
             )
         state = self.decode_state(codes.shape[0])
         pieces = []
-        for chunk in codes.split(self._frames_per_step(), dim=-1):
+        for chunk in torch.split(codes, self._frames_per_step(), dim=-1):
             piece, state = self._decode_frames(chunk, state)
             pieces.append(piece)
         if not pieces:
@@ -250,7 +250,7 @@ class Codec(nn.Module):
         waveform = F.pad(waveform, (0, -waveform.shape[-1] % hop))
         network = self.encoder.initial_state(waveform.shape[0])
         pieces = []
-        for chunk in waveform.split(self._frames_per_step() * hop, dim=-1):
+        for chunk in torch.split(waveform, self._frames_per_step() * hop, dim=-1):
             latents, network = self.encoder.step(chunk, network)
             pieces.append(self.quantizer.encode(latents, num_codebooks))
         return torch.cat(pieces, dim=-1)

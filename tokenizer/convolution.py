@@ -14,7 +14,7 @@ checkpoints with the doubled wrapper taken out: `...conv.conv.weight` there is `
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
 import torch
@@ -28,7 +28,7 @@ State: TypeAlias = Any
 """Nested tuples of tensors, batch first, of a shape that only the layer itself knows. Empty where nothing is kept."""
 
 
-class StreamingLayer(nn.Module):
+class StreamingLayer(nn.Module, ABC):
     """A layer whose state is an argument and a result, so that one module serves any number of streams."""
 
     @abstractmethod
@@ -44,7 +44,7 @@ class StreamingLayer(nn.Module):
         return self.step(x, self.initial_state(x.shape[0]))[0]
 
 
-class Chain(nn.Sequential):
+class Chain(nn.Sequential, StreamingLayer):
     """Layers one after the other; the state is the tuple of theirs. Layers without a `step` keep none."""
 
     def initial_state(self, batch_size: int) -> State:
@@ -53,13 +53,10 @@ class Chain(nn.Sequential):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Pass a chunk through every layer."""
-        next_state = []
+        next_state: list[State] = []
         for layer, past in zip(self, state, strict=True):
-            if isinstance(layer, StreamingLayer):
-                x, past = layer.step(x, past)
-            else:
-                x = layer(x)
-            next_state.append(past)
+            x, kept = layer.step(x, past) if isinstance(layer, StreamingLayer) else (layer(x), ())
+            next_state.append(kept)
         return x, tuple(next_state)
 
 
@@ -113,7 +110,7 @@ class CausalConv1d(StreamingLayer):
             return x.new_zeros(x.shape[0], self.out_channels, 0), state
         known = torch.cat([state, x], dim=-1)
         y: Tensor = self.conv(known)
-        return y, known[..., known.shape[-1] - self.context :]
+        return y, known[..., known.shape[-1] - self.context :].clone()  # a view would keep the whole chunk alive
 
     def forward(self, x: Tensor) -> Tensor:
         """Whole file [B, C_in, S] -> [B, C_out, ceil(S / stride)]: padded to whole strides on the right, if need be."""
@@ -155,7 +152,7 @@ class CausalConvTranspose1d(StreamingLayer):
         y = y + functional.pad(state, (0, y.shape[-1] - self.overlap))
         ready = x.shape[-1] * self.stride
         bias = self.convtr.bias
-        return y[..., :ready] if bias is None else y[..., :ready] + bias[:, None], y[..., ready:]
+        return y[..., :ready] if bias is None else y[..., :ready] + bias[:, None], y[..., ready:].clone()
 
 
 def apply_weight_norm(module: nn.Module) -> None:

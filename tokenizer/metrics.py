@@ -21,14 +21,16 @@ from tokenizer.torchaudio_import import import_torchaudio
 PERCEPTUAL_RATE = 16_000  # Hz: what PESQ-WB, ViSQOL's speech mode and, here, STOI are measured at
 MEL_RATE = 24_000  # Hz
 MEL_WINDOW, MEL_HOP, MEL_BANDS, MEL_FLOOR = 1024, 256, 80, 1e-5
-_NO_POWER = 1e-12  # mean square of -120 dBFS, below the noise of 16 bits: keeps the SI-SNR of equal waveforms finite
+MAX_SI_SNR_DB = 100.0
+_NO_POWER = 1e-12  # mean square of -120 dBFS, below the noise of 16 bits: silence
 _PESQ_CLIP_S = 30  # ITU-T P.862 is made for 8 to 30 s; its C code has fixed tables that much longer input overruns
 
 
 def si_snr(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
-    """Scale-invariant signal-to-noise ratio in dB; higher is better, equal waveforms get about 100.
+    """Scale-invariant signal-to-noise ratio in dB, from -100 to 100; higher is better.
 
     The degraded waveform is split into its projection on the reference and the rest; both means are removed first.
+    Silence has no ratio: against sound it gets -100, against silence 100.
 
     Args:
         reference: [S] floats in [-1, 1].
@@ -42,10 +44,12 @@ def si_snr(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
     """
     _check(reference, degraded, sample_rate)
     reference, degraded = (waveform.double() - waveform.double().mean() for waveform in (reference, degraded))
-    power = reference.square().mean()
-    projection = (degraded * reference).mean() / power.clamp_min(_NO_POWER) * reference
-    noise = (degraded - projection).square().mean()
-    return float(10 * torch.log10((projection.square().mean() + _NO_POWER) / (noise + _NO_POWER)))
+    silent = _is_silent(reference), _is_silent(degraded)
+    if any(silent):
+        return MAX_SI_SNR_DB if all(silent) else -MAX_SI_SNR_DB
+    projection = (degraded @ reference) / (reference @ reference) * reference
+    ratio = projection.square().sum() / (degraded - projection).square().sum()  # infinite where nothing differs
+    return float((10 * ratio.log10()).clamp(-MAX_SI_SNR_DB, MAX_SI_SNR_DB))
 
 
 def mel_distance(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
@@ -77,7 +81,7 @@ def stoi(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
         sample_rate: Hz of both; other rates than 16 kHz are resampled.
 
     Raises:
-        ValueError: as for `si_snr`, or less than 0.4 s of sound that is not silence.
+        ValueError: as for `si_snr`, a silent reference, or less than 0.4 s of sound that is not silence.
         ImportError: the package pystoi is missing.
 
     Source: Taal et al., ICASSP 2010.
@@ -88,7 +92,7 @@ def stoi(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # pystoi warns and returns 1e-5 where it has no answer
             return float(module.stoi(*arrays, PERCEPTUAL_RATE))
-    except RuntimeWarning as error:
+    except (RuntimeWarning, ValueError) as error:
         raise ValueError("STOI needs at least 0.4 s of sound that is not silence") from error
 
 
@@ -101,7 +105,7 @@ def pesq_wb(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
         sample_rate: Hz of both; other rates than 16 kHz are resampled.
 
     Raises:
-        ValueError: as for `si_snr`, too short or too long, or no speech found in it.
+        ValueError: as for `si_snr`, a silent reference, too short or too long, or no speech found in it.
         ImportError: the package pesq is missing.
 
     Source: ITU-T P.862.2.
@@ -114,20 +118,19 @@ def pesq_wb(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # it divides by the peak, 0 in silence, before it gives up
             score = float(module.pesq(PERCEPTUAL_RATE, *arrays, "wb"))
-    except module.PesqError as error:
-        reason = error.args[0] if error.args else error
-        reason = reason.decode() if isinstance(reason, bytes) else reason
-        raise ValueError(f"PESQ has no score: {reason}") from error
+    except (module.PesqError, ValueError) as error:  # ValueError: NaN, of a silent degraded waveform
+        reason = error.args[0] if error.args else ""
+        raise ValueError(f"PESQ has no score: {reason.decode() if isinstance(reason, bytes) else reason}") from error
     if not 0.0 < score < 5.0:
         raise ValueError(f"PESQ has no score: it computed {score}")
     return score
 
 
 def visqol(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
-    """ViSQOL's estimate of listeners' mean opinion in speech mode, 1 to 5; higher is better, 4.5 to 4.8 is equal.
+    """ViSQOL's estimate of listeners' mean opinion in speech mode, 1 to 5; higher is better.
 
     The lattice model maps similarity to opinion, as in Google's program; the older polynomial gives 0.5 to 2 more, and
-    the two must never be mixed in one table.
+    the two must never be mixed in one table. Natural speech equal to its reference gets 4.5 to 4.8.
 
     Args:
         reference: [S] floats in [-1, 1], speech.
@@ -135,7 +138,7 @@ def visqol(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:
         sample_rate: Hz of both; other rates than 16 kHz are resampled.
 
     Raises:
-        ValueError: as for `si_snr`, or too short, or no speech found in it.
+        ValueError: as for `si_snr`, a silent reference, too short, or no speech found in it.
         ImportError: the package visqol-python or its lattice runtime is missing.
 
     Source: ViSQOL v3, arXiv:2004.09584.
@@ -166,9 +169,15 @@ def _check(reference: Tensor, degraded: Tensor, sample_rate: int) -> None:
         raise ValueError(f"a sample rate is a positive number of Hz, not {sample_rate}")
 
 
+def _is_silent(waveform: Tensor) -> bool:
+    return float(waveform.double().square().mean()) <= _NO_POWER
+
+
 def _perceptual_arrays(reference: Tensor, degraded: Tensor, sample_rate: int) -> tuple[Any, Any]:
     """Both waveforms [S] at 16 kHz, as float64 arrays."""
     _check(reference, degraded, sample_rate)
+    if _is_silent(reference):
+        raise ValueError("the reference is silent: there is no speech to compare with")
     both = resample(torch.stack([reference, degraded]).float().cpu(), sample_rate, PERCEPTUAL_RATE)
     arrays = both.double().numpy()
     return arrays[0], arrays[1]

@@ -9,6 +9,8 @@ Both directions are causal: frame t knows samples up to (t + 1) * hop_length, an
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -45,6 +47,27 @@ class ConvNextBlock(nn.Module):
         return x + self.gain * y, frames[:, num_frames:]
 
 
+class BlockStack(nn.ModuleList):
+    """ConvNeXt blocks one after the other."""
+
+    def __init__(self, num_blocks: int, config: PatchConfig) -> None:
+        super().__init__(
+            ConvNextBlock(config.width, config.hidden_width, config.kernel_size) for _ in range(num_blocks)
+        )
+
+    def initial_state(self, batch_size: int) -> State:
+        """The frames before the first one, block by block."""
+        return tuple(cast("ConvNextBlock", block).initial_state(batch_size) for block in self)
+
+    def step(self, x: Tensor, pasts: State) -> tuple[Tensor, State]:
+        """One chunk [B, T, width] through all blocks."""
+        next_pasts = []
+        for block, past in zip(self, pasts, strict=True):
+            x, next_past = cast("ConvNextBlock", block).step(x, past)
+            next_pasts.append(next_past)
+        return x, tuple(next_pasts)
+
+
 class PatchEncoder(nn.Module):
     """Waveform to latents: patches of `context_frames` hops, the newest hop last."""
 
@@ -55,16 +78,14 @@ class PatchEncoder(nn.Module):
         self.patch = nn.Linear(spec.channels * spec.hop_length * config.context_frames, config.patch_width)
         self.mix = nn.Linear(config.patch_width, config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.blocks = nn.ModuleList(
-            ConvNextBlock(config.width, config.hidden_width, config.kernel_size) for _ in range(config.encoder_blocks)
-        )
+        self.blocks = BlockStack(config.encoder_blocks, config)
         self.head_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, spec.latent_dim)
 
     def initial_state(self, batch_size: int) -> State:
         """Silence before the first sample, for the patch and for every block."""
         context = self.patch.weight.new_zeros(batch_size, self.channels, (self.context_frames - 1) * self.hop_length)
-        return (context, *(block.initial_state(batch_size) for block in self.blocks))
+        return (context, *self.blocks.initial_state(batch_size))
 
     def step(self, waveform: Tensor, state: State) -> tuple[Tensor, State]:
         """Whole hops of waveform [B, C, T * hop_length] to latents [B, D, T]."""
@@ -72,14 +93,11 @@ class PatchEncoder(nn.Module):
         samples = torch.cat([context, waveform], dim=-1)
         num_frames = waveform.shape[-1] // self.hop_length
         # As hops [B, C, frames, hop] the patches are views that differ by a shift: no gather, no strided copy.
-        hops = samples.unflatten(-1, (-1, self.hop_length))
+        hops = samples.reshape(*samples.shape[:2], -1, self.hop_length)
         shifted = [hops[:, :, shift : shift + num_frames] for shift in range(self.context_frames)]
         patches = torch.cat(shifted, dim=-1).transpose(1, 2).flatten(2)  # [B, T, C * context_frames * hop]
         x = self.norm(self.mix(F.gelu(self.patch(patches))))  # [B, T, width]
-        next_pasts = []
-        for block, past in zip(self.blocks, pasts, strict=True):
-            x, next_past = block.step(x, past)
-            next_pasts.append(next_past)
+        x, next_pasts = self.blocks.step(x, tuple(pasts))
         latents = self.head(self.head_norm(x))
         # A fixed scale: without it the latents shrink to nothing, since that lowers the commitment loss.
         latents = F.layer_norm(latents.float(), (latents.shape[-1],))
@@ -103,9 +121,7 @@ class PatchDecoder(nn.Module):
         self.frame_length = spec.hop_length + config.overlap
         self.mix = nn.Linear(spec.latent_dim, config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.blocks = nn.ModuleList(
-            ConvNextBlock(config.width, config.hidden_width, config.kernel_size) for _ in range(config.decoder_blocks)
-        )
+        self.blocks = BlockStack(config.decoder_blocks, config)
         self.head_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, spec.channels * 2 * (self.frame_length // 2 + 1))
         self.register_buffer("window", _crossfade_window(spec.hop_length, config.overlap), persistent=False)
@@ -113,7 +129,7 @@ class PatchDecoder(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """Silence before the first frame, and no tail to add."""
         tail = self.head.weight.new_zeros(batch_size, self.channels, self.overlap)
-        return (tail, *(block.initial_state(batch_size) for block in self.blocks))
+        return (tail, *self.blocks.initial_state(batch_size))
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Latents [B, D, T] to waveform [B, C, T * hop_length]; the overlap of the last frame waits in the state."""
@@ -121,11 +137,9 @@ class PatchDecoder(nn.Module):
             return latents.new_zeros(latents.shape[0], self.channels, 0), state
         tail, *pasts = state
         x = self.norm(self.mix(latents.transpose(1, 2)))  # [B, T, width]
-        next_pasts = []
-        for block, past in zip(self.blocks, pasts, strict=True):
-            x, next_past = block.step(x, past)
-            next_pasts.append(next_past)
-        spectrum = self.head(self.head_norm(x)).float().unflatten(-1, (self.channels, -1))  # [B, T, C, 2 * bins]
+        x, next_pasts = self.blocks.step(x, tuple(pasts))
+        spectrum = self.head(self.head_norm(x)).float()
+        spectrum = spectrum.reshape(*spectrum.shape[:2], self.channels, -1)  # [B, T, C, 2 * bins]
         log_magnitude, phase = spectrum.transpose(1, 2).chunk(2, dim=-1)  # [B, C, T, bins]
         magnitude = torch.exp(log_magnitude.clamp(max=6.0))  # e^6 is far above full scale: a guard, not a limit
         frames = torch.fft.irfft(torch.polar(magnitude, phase), n=self.frame_length) * self.window

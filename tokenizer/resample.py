@@ -52,7 +52,7 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     from_step, to_step = from_rate // common, to_rate // common
     num_samples = waveform.shape[-1]
     length = -(-num_samples * to_step // from_step)
-    rows = waveform.reshape(-1, num_samples).float()  # [R, S]
+    rows = waveform.reshape(math.prod(waveform.shape[:-1]), num_samples).float()  # [R, S]
     if rows.shape[0] * length > _MAX_RESAMPLED:
         raise AudioError(f"{num_samples} samples at {from_rate} Hz would be {length} at {to_rate} Hz: too many")
     resampled = rows.new_empty(rows.shape[0], length)
@@ -86,10 +86,11 @@ def _kernel_reach(from_step: int, to_step: int) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _table_resampler(from_step: int, to_step: int, device: torch.device) -> Any:
-    resampler = import_torchaudio().transforms.Resample(
-        from_step, to_step, lowpass_filter_width=_LOWPASS_FILTER_WIDTH, rolloff=_ROLLOFF
-    )
-    return resampler.to(device)
+    with torch.inference_mode(mode=False):  # a table made in inference mode could never serve a gradient
+        resampler = import_torchaudio().transforms.Resample(
+            from_step, to_step, lowpass_filter_width=_LOWPASS_FILTER_WIDTH, rolloff=_ROLLOFF
+        )
+        return resampler.to(device)
 
 
 def _resample_by_table(rows: Tensor, from_step: int, to_step: int, resampled: Tensor) -> None:

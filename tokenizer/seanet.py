@@ -1,7 +1,7 @@
 """The seanet family: EnCodec's encoder and decoder, convolutions between the sample rate and the frame rate.
 
-    encoder  conv 7 ─ [residual units ─ ELU ─ conv 2r, stride r, width x 2] for r in strides ─ LSTM ─ ELU ─ conv 7
-    decoder  conv 7 ─ LSTM ─ [ELU ─ transposed conv 2r, stride r, width / 2 ─ residual units] for r backwards ─ ELU ─ conv 7
+    encoder  conv 7 ─ for each stride r [residual units ─ ELU ─ conv 2r / r, width x 2] ─ LSTM ─ ELU ─ conv 7
+    decoder  conv 7 ─ LSTM ─ for each r, last first [ELU ─ conv^T 2r / r, width / 2 ─ residual units] ─ ELU ─ conv 7
 
 Everything is causal, and both directions stream: see `tokenizer.convolution` for what a state is. The order of layers
 and the names of parameters follow EnCodec's checkpoints.
@@ -53,7 +53,7 @@ class SkipLstm(StreamingLayer):
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Hidden and cell state, zeros [B, num_layers, C] each."""
-        zeros = self.lstm.weight_hh_l0.new_zeros(batch_size, self.lstm.num_layers, self.lstm.hidden_size)
+        zeros = self.lstm.all_weights[0][0].new_zeros(batch_size, self.lstm.num_layers, self.lstm.hidden_size)
         return zeros, zeros
 
     def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -162,7 +162,9 @@ class CodecSpec:
         network_type = FAMILIES.get(plain.get("family", ""))
         if network_type is None:
             raise ValueError(f"family {plain.get('family')!r} is not one of {sorted(FAMILIES)}")
-        network = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(plain.pop("network", {})).items()}
+        network: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in dict(plain.pop("network", {})).items()
+        }
         try:
             return cls(network=network_type(**network), **plain)
         except TypeError as error:

@@ -49,7 +49,7 @@ def test_help_loads_nothing_heavy():
     heavy = ("torch", "ray", "polars", "pyarrow", "numpy")
     script = (
         "import sys; from pipelines.cli import main; code = main(['tokenize', '--help'])\n"
-        f"sys.exit(code or ' '.join(name for name in {heavy} if name in sys.modules))"
+        f"sys.exit(code or ' '.join(name for name in {heavy} if name in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -75,7 +75,7 @@ def test_help_loads_nothing_heavy():
         ["train", "codec", "speech_24khz", "--data", "{missing}", "--run-dir", "out"],
         ["evaluate", "no_such_codec", "{audio}"],
     ],
-    ids=lambda arguments: " ".join(arguments),
+    ids=" ".join,
 )
 def test_wrong_usage_exits_with_2_and_one_line(arguments, tokens, tiny_codec_dir, tmp_path, monkeypatch, capsys):
     """What cannot be meant is refused before anything is started or written, and the one line says what it was."""
@@ -187,6 +187,30 @@ def test_train_codec_passes_its_arguments_on(tmp_path, monkeypatch, capsys):
         "threads": 1,
     }
     assert str(tmp_path / "run" / "codec") in capsys.readouterr().out
+
+
+def test_evaluate_passes_its_arguments_on_and_shows_the_scores(tmp_path, tiny_codec_dir, monkeypatch, capsys):
+    """Every option reaches the evaluation, and its rows end as a table."""
+    seen = {}
+    monkeypatch.setattr(
+        "pipelines.evaluate.evaluate_codec", lambda *places, **options: seen.update(options) or [places]
+    )
+    monkeypatch.setattr("pipelines.evaluate.evaluation_table", lambda rows: f"scores of {rows[0][1].name}")
+    (tmp_path / "speech").mkdir()
+    options = ["--bandwidth", "12", "-b", "24", "--limit", "3", "-o", str(tmp_path / "scores.json")]
+    assert main(["evaluate", str(tiny_codec_dir), str(tmp_path / "speech"), *options]) == 0
+    assert seen == {"bandwidths_kbps": [12.0, 24.0], "limit": 3, "output_json": tmp_path / "scores.json"}
+    assert capsys.readouterr().out == "scores of speech\n"
+
+
+def test_a_reader_that_stops_early_is_no_drama(tokens):
+    """`quantone query ... | head` ends without a traceback."""
+    script = "import sys; from pipelines.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "query", tokens, "SELECT * FROM tokens", "-f", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 1
 
 
 def test_the_round_trip_by_commands(ray_session, speech_folder, tiny_codec_dir, tmp_path, capfd):

@@ -172,7 +172,7 @@ def test_another_source_codec_or_bandwidth_is_refused(ray_session, speech_folder
     """An existing dataset is continued or left alone, never mixed; the message shows the difference."""
     dataset = tmp_path / "tokens"
     tokenize(speech_folder, dataset, tiny_codec_dir)
-    with pytest.raises(DatasetError, match="bandwidth: 48 kbps .* there, 24 kbps"):
+    with pytest.raises(DatasetError, match=r"bandwidth: 48 kbps .* there, 24 kbps"):
         tokenize(speech_folder, dataset, tiny_codec_dir, bandwidth_kbps=24.0)
     soundfile.write(speech_folder / "new.wav", speech_like(0.2), 24000)
     with pytest.raises(DatasetError, match=r"1 new \(new\.wav\)"):

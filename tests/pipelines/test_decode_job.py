@@ -1,7 +1,6 @@
 """The decode job: what a dataset holds becomes files again, inside one folder and nowhere else."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -11,15 +10,17 @@ import torch
 from pipelines.decode_actor import CodecDecoder, DecodeActor
 from pipelines.decode_job import decode_dataset, output_paths
 from pipelines.stored_codes import level_bytes, read_utterances
-from tests.conftest import make_codec, tiny_spec
-from tests.pipelines.small_dataset import write_small_dataset
+from tests.conftest import make_codec, speech_like, tiny_spec
+from tests.pipelines.small_datasets import write_dataset
 from tokenizer import CodesError, DatasetError, Encoded, load_codec, read_audio, save_codec
+
+WAVEFORMS = {f"speaker{index % 3}/clip{index}.wav": speech_like(0.2 + 0.05 * index, seed=index) for index in range(10)}
 
 
 @pytest.fixture
-def dataset(speech_folder, tiny_codec_dir, tmp_path):
+def dataset(tiny_codec_dir, tmp_path):
     """Ten utterances in three parts, all four levels."""
-    write_small_dataset(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    write_dataset(tmp_path / "tokens", tiny_codec_dir, WAVEFORMS)
     return tmp_path / "tokens"
 
 
@@ -36,7 +37,9 @@ def test_files_hold_what_the_codec_decodes(ray_session, dataset, tiny_codec_dir,
     rows = list(read_utterances(dataset, 4))
     assert (summary.num_files, len(rows), dict(summary.errors)) == (10, 10, {})
     for row in rows:
-        expected = codec.decode(Encoded(torch.from_numpy(row.codes[:levels].astype(np.int64))[None], None, row.num_samples))
+        expected = codec.decode(
+            Encoded(torch.from_numpy(row.codes[:levels].astype(np.int64))[None], None, row.num_samples)
+        )
         waveform, rate = read_audio(summary.paths[row.id])
         assert rate == 24000
         assert waveform.shape == (1, row.num_samples)
@@ -51,7 +54,14 @@ def test_files_keep_the_folders_of_their_ids(ray_session, dataset, tmp_path):
     assert summary.audio_seconds == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("name", ["../up.wav", "/etc/x.wav", "a/../../x.wav", "a\\x.wav", "C:/x.wav", "", "a//x.wav", "a/\0.wav"])
+def test_more_workers_than_cores_share_them(ray_session, dataset, tmp_path):
+    """Asking for three workers on two cores gives three, instead of waiting for cores that never come."""
+    assert decode(dataset, tmp_path / "out", num_workers=3).num_files == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["../up.wav", "/etc/x.wav", "a/../../x.wav", "a\\x.wav", "C:/x.wav", "", "a//x.wav", "a/\0.wav"]
+)
 def test_no_id_leads_out_of_the_folder(tmp_path, name):
     """An id is data from elsewhere: one that is not a plain relative path stops the job before anything is written."""
     with pytest.raises(DatasetError, match="not a plain relative path"):
@@ -61,7 +71,7 @@ def test_no_id_leads_out_of_the_folder(tmp_path, name):
 def test_a_link_does_not_lead_out_of_the_folder_either(tmp_path):
     """A symbolic link below OUT_DIR that points elsewhere is not followed."""
     (tmp_path / "out").mkdir()
-    os.symlink(tmp_path, tmp_path / "out" / "a")
+    (tmp_path / "out" / "a").symlink_to(tmp_path)
     with pytest.raises(DatasetError, match="through a link"):
         output_paths(["a/x.wav"], tmp_path / "out", "wav")
 
@@ -108,9 +118,9 @@ def test_wrong_arguments_are_refused_before_any_work(dataset, tmp_path, settings
     assert not (tmp_path / "out").exists()
 
 
-def test_more_than_is_stored_cannot_be_decoded(speech_folder, tiny_codec_dir, tmp_path):
+def test_more_than_is_stored_cannot_be_decoded(tiny_codec_dir, tmp_path):
     """A dataset of two levels has no fourth one, although its codec has."""
-    write_small_dataset(speech_folder, tmp_path / "tokens", tiny_codec_dir, num_codebooks=2)
+    write_dataset(tmp_path / "tokens", tiny_codec_dir, WAVEFORMS, num_codebooks=2)
     with pytest.raises(ValueError, match="the dataset stores 24 kbps"):
         decode(tmp_path / "tokens", tmp_path / "out", bandwidth_kbps=48.0)
 
@@ -122,7 +132,9 @@ def test_only_the_levels_of_the_bandwidth_are_read(dataset):
     import pyarrow.parquet as pq
 
     group = pq.read_metadata(part).row_group(0)
-    columns = {group.column(index).path_in_schema.split(".")[0]: group.column(index) for index in range(group.num_columns)}
+    columns = {
+        group.column(index).path_in_schema.split(".")[0]: group.column(index) for index in range(group.num_columns)
+    }
     column = columns["codes_02"]
     start = column.dictionary_page_offset or column.data_page_offset
     content[start + column.total_compressed_size // 2] ^= 0x40

@@ -63,7 +63,9 @@ def test_codes_at_rest_cost_little_more_than_their_bits():
     """Half an hour of uniform 10-bit codes takes at most 10.5 bits each, dictionaries included."""
     rng = np.random.default_rng(0)
     rows = [
-        TokenRow(f"{i}.wav", f"/{i}", 600 * 320, 24000, 1, 0.5, -20.0, rng.integers(0, 1024, (2, 600)).astype(np.uint16))
+        TokenRow(
+            f"{i}.wav", f"/{i}", 600 * 320, 24000, 1, 0.5, -20.0, rng.integers(0, 1024, (2, 600)).astype(np.uint16)
+        )
         for i in range(225)
     ]
     size = measure_part(encode_part(rows, SPEC, 2, CARD))

@@ -1,0 +1,63 @@
+"""What several commands accept, and what is refused before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Token dataset: a directory or s3:// URI.")]
+Bandwidth = Annotated[
+    float | None, typer.Option("--bandwidth", "-b", metavar="KBPS", min=0.0, help="Kilobits per second; default: all.")
+]
+Bandwidths = Annotated[
+    list[float] | None,
+    typer.Option("--bandwidth", "-b", metavar="KBPS", help="Kilobits per second; repeat it for several."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--num-workers", "-j", min=1, help="Processes with a codec; default: as the machine has.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
+
+
+class WrongUsageError(typer.BadParameter):
+    """An argument that is well formed and yet cannot be meant: a source that is not there, a codec nobody knows."""
+
+    def format_message(self) -> str:
+        """The message alone, without "Invalid value" in front."""
+        return self.message
+
+
+def check(condition: bool, message: str) -> None:
+    """Stop with exit code 2 unless the condition holds."""
+    if not condition:
+        raise WrongUsageError(message)
+
+
+def check_codec(codec: str) -> None:
+    """A bundled name or a directory."""
+    from tokenizer import bundled_codecs
+
+    known = ", ".join(bundled_codecs())
+    found = Path(codec).is_dir() or codec in bundled_codecs()
+    check(found, f"no codec {codec!r}: not a directory, and the bundled ones are {known}")
+
+
+def check_source(source: str) -> None:
+    """A file, directory or glob that has files, local or in S3."""
+    from pipelines import storage
+
+    uri = storage.absolute(source)
+    found = storage.find_file(uri) or storage.is_directory(uri) or storage.glob_files(uri)
+    check(bool(found), f"{source}: no such file or directory")
+
+
+def check_dataset(dataset: str) -> None:
+    """A directory or s3:// URI with a dataset.json."""
+    from pipelines import storage
+    from pipelines.dataset_info import FILE_NAME
+
+    uri = storage.absolute(dataset)
+    found = storage.find_file(storage.join(uri, FILE_NAME)) is not None
+    check(found, f"{dataset}: not a token dataset, there is no {FILE_NAME} in it")
