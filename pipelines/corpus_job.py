@@ -18,7 +18,7 @@ from pipelines.plan import Plan, cut_bundles, describe_difference, make_plan
 from pipelines.progress import Progress
 from pipelines.ray_session import ray_session
 from pipelines.sources import SourceFile, list_source
-from pipelines.workers import EncodedBundle, Encoder, Target, UnitResult, commit_unit, read_bundle
+from pipelines.workers import EncodedBundle, Encoder, ReadFile, Target, UnitResult, commit_unit, read_bundle
 from tokenizer import RESAMPLER, Codec, DatasetError, load_codec
 
 UNIT_SECONDS = 1800.0  # a part of half an hour keeps the dictionaries below 2 % of the codes (10.24 bits a code)
@@ -176,13 +176,23 @@ def _open_or_create(root: str, files: list[SourceFile], unit_seconds: float, inf
     return plan
 
 
-class _RayEncoder(Encoder):
-    """An encoder that finds its codec in the object store, so that an actor can be started again anywhere."""
+class _RayEncoder:
+    """An encoder as a Ray actor. It finds its codec in the object store at its first bundle, also after a restart.
 
-    def __init__(self, shared: list[Any], num_codebooks: int, batch_seconds: float) -> None:
-        import ray
+    Not in the constructor: Ray warns there, since it cannot know that the driver keeps the codec for as long as it runs.
+    """
 
-        super().__init__(ray.get(shared[0]), num_codebooks, batch_seconds)
+    def __init__(self, num_codebooks: int, batch_seconds: float) -> None:
+        self._arguments = (num_codebooks, batch_seconds)
+        self._encoder: Encoder | None = None
+
+    def encode_bundle(self, shared: list[Any], items: Sequence[ReadFile | ErrorRow]) -> EncodedBundle:
+        """See `Encoder.encode_bundle`; `shared` holds the reference of the codec."""
+        if self._encoder is None:
+            import ray
+
+            self._encoder = Encoder(ray.get(shared[0]), *self._arguments)
+        return self._encoder.encode_bundle(items)
 
 
 @dataclass(slots=True)
@@ -204,7 +214,7 @@ class _Job:
             num_cpus=0.5, num_gpus=self.settings.gpus_per_worker, max_restarts=-1, max_task_retries=RETRIES
         )(_RayEncoder)
         self.shared = ray.put(self.codec)
-        arguments = ([self.shared], self.target.num_codebooks, self.settings.batch_seconds)
+        arguments = (self.target.num_codebooks, self.settings.batch_seconds)
         self.actors = [actor.remote(*arguments) for _ in range(self.settings.num_workers)]
 
     def submit(self, unit: int, files: Sequence[SourceFile]) -> Any:
@@ -234,7 +244,7 @@ class _Job:
     def _encode(self, read: Any) -> Any:
         actor = self.actors[self.next_actor % len(self.actors)]
         self.next_actor += 1
-        return actor.encode_bundle.remote(read)
+        return actor.encode_bundle.remote([self.shared], read)
 
 
 def _run(job: _Job, plan: Plan, pending: list[int], summary: JobSummary, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from pipelines.report_facts import Example, Level, Rendition, Report, Totals
 from pipelines.report_page import render_page
 from pipelines.spectrogram import codes_png, entry_levels, reference_level, spectrogram_png
 from pipelines.stored_codes import level_bytes, load_dataset_codec, num_codebooks_at, read_utterances
-from tokenizer import AudioError, Codec, Encoded, mix_channels, read_audio, resample
+from tokenizer import Codec, Encoded, mix_channels, read_audio, resample
 from tokenizer.metrics import mel_distance, si_snr
 
 MAX_EXAMPLE_S = 12.0  # of a longer utterance the beginning is shown
@@ -62,13 +62,14 @@ def write_report(
     bandwidths = _bandwidths(info, loaded, bandwidths_kbps)
     rows = open_dataset(dataset)
     errors = open_errors(dataset)
-    totals = _measure_totals(dataset, info, rows, errors)
+    num_bytes, parts_bytes = level_bytes(dataset)
+    totals = _measure_totals(info, rows, errors, sum(num_bytes), parts_bytes)
     report = Report(
         title=Path(str(dataset).rstrip("/")).name,
         info=info,
         frame_rate=loaded.spec.frame_rate,
         totals=totals,
-        levels=_measure_levels(dataset, rows, totals),
+        levels=_measure_levels(rows, totals, num_bytes),
         bandwidths_kbps=bandwidths,
         examples=tuple(_render_examples(dataset, loaded, bandwidths, _choose_examples(rows, num_examples))),
         errors=tuple(errors.head(MAX_ERRORS_SHOWN).collect().to_dicts()),
@@ -88,25 +89,25 @@ def _bandwidths(info: DatasetInfo, codec: Codec, asked: Sequence[float] | None) 
     return tuple(sorted(set(asked)))
 
 
-def _measure_totals(dataset: str | Path, info: DatasetInfo, rows: pl.LazyFrame, errors: pl.LazyFrame) -> Totals:
+def _measure_totals(
+    info: DatasetInfo, rows: pl.LazyFrame, errors: pl.LazyFrame, codes_bytes: int, parts_bytes: int
+) -> Totals:
     sums = rows.select(files=pl.len(), frames=pl.col("num_frames").sum(), samples=pl.col("num_samples").sum()).collect()
     files, frames, samples = sums.row(0)
-    per_level, parts_bytes = level_bytes(dataset)
     return Totals(
         num_files=files,
         num_errors=errors.select(pl.len()).collect().item(),
         audio_seconds=samples / info.sample_rate,
         num_codes=frames * info.num_codebooks,
         parts_bytes=parts_bytes,
-        codes_bytes=sum(per_level),
+        codes_bytes=codes_bytes,
         pcm_bytes=2 * samples * int(info.codec["spec"].get("channels", 1)),
     )
 
 
-def _measure_levels(dataset: str | Path, rows: pl.LazyFrame, totals: Totals) -> tuple[Level, ...]:
+def _measure_levels(rows: pl.LazyFrame, totals: Totals, num_bytes: Sequence[int]) -> tuple[Level, ...]:
     if totals.num_codes == 0:
         return ()
-    num_bytes, _ = level_bytes(dataset)
     histogram = np.stack([LazyCodes(rows).histogram(level)["count"].to_numpy() for level in range(len(num_bytes))])
     codes_per_level = totals.num_codes / len(num_bytes)
     measures = zip((histogram > 0).sum(axis=1), perplexity(histogram), order_zero_entropy(histogram), strict=True)
@@ -142,7 +143,7 @@ def _render_examples(
         row = rows[utterance.id]
         num_samples = min(utterance.num_samples, round(MAX_EXAMPLE_S * codec.spec.sample_rate))
         codes = utterance.codes[:, : codec.spec.num_frames(num_samples)]
-        original, problem = _read_original(row["uri"], codec, num_samples)
+        original, problem = _read_original(row["uri"], codec, utterance.num_samples)
         examples.append(
             Example(
                 id=utterance.id,
@@ -152,7 +153,9 @@ def _render_examples(
                 source_channels=row["source_channels"],
                 codes_picture=codes_png(codes, colours),
                 num_frames_shown=codes.shape[1],
-                renditions=_render(codec, codes, num_samples, bandwidths, original),
+                renditions=_render(
+                    codec, codes, num_samples, bandwidths, None if original is None else original[:, :num_samples]
+                ),
                 original_problem=problem,
             )
         )
@@ -160,16 +163,16 @@ def _render_examples(
 
 
 def _read_original(uri: str, codec: Codec, num_samples: int) -> tuple[Tensor | None, str | None]:
-    """The original [C, num_samples] as the codec heard it, or None and the reason."""
+    """The original [C, num_samples] as the codec heard it, or None and the reason; num_samples is the whole of it."""
     try:
         with storage.open_input(uri) as stream:
             waveform, sample_rate = read_audio(stream)
-    except (AudioError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - a file out of reach (S3 has its own errors) is a line in the report
         return None, f"{uri} cannot be read any more: {getattr(error, 'strerror', None) or error}"
     waveform = resample(mix_channels(waveform, codec.spec.channels), sample_rate, codec.spec.sample_rate)
-    if waveform.shape[-1] < num_samples:
-        return None, f"{uri} has changed: it is shorter than it was when it was tokenized"
-    return waveform[:, :num_samples], None
+    if waveform.shape[-1] != num_samples:
+        return None, f"{uri} has changed: it is not as long as it was when it was tokenized"
+    return waveform, None
 
 
 def _render(

@@ -61,9 +61,10 @@ def _tiles(report: Report) -> str:
     totals = report.totals
     if totals.num_codes == 0:
         return ""
+    bits = 8 * totals.codes_bytes / totals.num_codes
     facts = [
-        (f"{8 * totals.codes_bytes / totals.num_codes:.2f}", "bits per code at rest, in Parquet"),
-        (f"{8 * totals.codes_bytes / totals.audio_seconds / 1000:.2f}", "kbps at rest, codes alone"),
+        (f"{bits:.2f}", "bits per code at rest, in Parquet"),
+        (f"{bits * report.info.num_codebooks * float(report.frame_rate) / 1000:.2f}", "kbps at rest, codes alone"),
         (_bytes(totals.parts_bytes), "on disk, all columns"),
         (
             f"{totals.pcm_bytes / totals.parts_bytes:.1f}&times;",
@@ -106,6 +107,9 @@ def _bandwidths(report: Report) -> str:
         "below, against the original. "
         "SI-SNR rewards the exact waveform, mel distance the sound's colour over time; neither replaces listening."
     )
+    bits = math.log2(report.info.codebook_size)
+    if 8 * report.totals.codes_bytes / report.totals.num_codes > bits + 0.5:
+        note += f" So little audio pays dearly for its dictionaries: over hours, bits per code fall towards {bits:g}."
     return f'<p class="note">{note}</p>{_table(headings, rows)}'
 
 

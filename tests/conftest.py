@@ -13,10 +13,10 @@ from tokenizer.spec import PatchConfig, SeanetConfig
 torch.set_num_threads(1)  # two cores run tests and Ray workers side by side
 
 
-def tiny_spec(family: str = "seanet") -> CodecSpec:
+def tiny_spec(family: str = "seanet", pad_mode: str = "constant") -> CodecSpec:
     """Hop 8, four codebooks of 16: small enough to read, whole enough to break like a real codec."""
     network = (
-        SeanetConfig(num_filters=4, strides=(2, 4), num_lstm_layers=1)
+        SeanetConfig(num_filters=4, strides=(2, 4), num_lstm_layers=1, pad_mode=pad_mode)
         if family == "seanet"
         else PatchConfig(
             patch_width=24, width=16, hidden_width=32, encoder_blocks=2, decoder_blocks=2, kernel_size=3, overlap=4

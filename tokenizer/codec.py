@@ -156,6 +156,9 @@ class Codec(nn.Module):
             raise CodesError(
                 f"{codes.shape[-1]} frames of {self.spec.hop_length} samples cannot hold {encoded.num_samples} samples"
             )
+        if not self.streamable:
+            whole: Tensor = self.decoder(self.quantizer.decode(codes))
+            return whole[..., : encoded.num_samples]
         state = self.decode_state(codes.shape[0])
         pieces = []
         for chunk in torch.split(codes, self._frames_per_step(), dim=-1):

@@ -16,7 +16,6 @@ import pipelines.polars_namespace
 from pipelines import open_dataset, tokenize_corpus
 from pipelines.dataset import list_parts
 from pipelines.dataset_info import read_dataset_info
-from pipelines.workers import Encoder
 from tests.conftest import speech_like
 from tokenizer import CheckpointError, DatasetError, load_codec, mix_channels, read_audio, resample
 
@@ -231,16 +230,13 @@ def dying_reader(files, spec):
 def mortal_encoder(marker):
     """An encoder that dies in its first call, once."""
 
-    class Mortal(Encoder):
-        def __init__(self, shared, num_codebooks, batch_seconds):
-            import ray
+    from pipelines.corpus_job import _RayEncoder
 
-            super().__init__(ray.get(shared[0]), num_codebooks, batch_seconds)
-
-        def encode_bundle(self, items):
+    class Mortal(_RayEncoder):
+        def encode_bundle(self, shared, items):
             if not marker.exists():
                 marker.touch()
                 os._exit(1)
-            return super().encode_bundle(items)
+            return super().encode_bundle(shared, items)
 
     return Mortal

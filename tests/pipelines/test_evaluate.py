@@ -49,7 +49,7 @@ def test_there_is_a_row_per_bandwidth(evaluation):
 def test_the_bandwidth_is_measured(evaluation):
     """Bits of the codes by seconds of audio: what was asked for, up to the last frame of each clip."""
     for row in evaluation[0]:
-        assert row.measured_kbps == pytest.approx(row.bandwidth_kbps, rel=0.02 if row.system == "opus" else 0.001)
+        assert row.measured_kbps == pytest.approx(row.bandwidth_kbps, rel=0.05 if row.system == "opus" else 0.001)
 
 
 def test_a_metric_that_fails_on_a_clip_is_counted(evaluation):
@@ -102,7 +102,7 @@ def test_a_clip_is_the_beginning_of_a_file(folder, tiny_codec_dir, monkeypatch):
 def test_a_limit_spreads_over_the_listing(folder, tiny_codec_dir, monkeypatch):
     """The first file of each equal part of the sorted listing, so that not one speaker fills them all."""
     seen = []
-    monkeypatch.setattr(evaluate, "_run", lambda job, uris, _: seen.extend(uris) or ["unreadable"] * len(uris))
+    monkeypatch.setattr(evaluate, "_run", lambda _job, uris, _workers: seen.extend(uris) or ["unreadable"] * len(uris))
     with pytest.raises(AudioError, match="none of 2 audio files"):
         evaluate_codec(str(tiny_codec_dir), folder, limit=2, with_opus=False)
     assert [uri.rsplit("/", 1)[1] for uri in seen] == ["long.flac", "short.wav"]

@@ -134,6 +134,16 @@ def test_a_missing_original_is_said_and_the_rest_still_plays(dataset, originals,
     assert len(page.attributes("audio", "src")) == 2
 
 
+def test_an_original_that_changed_is_not_compared_with(dataset, originals, tmp_path):
+    """A file that got longer since is another file: it is neither played nor scored as the original."""
+    for path in originals.rglob("*.wav"):
+        samples, sample_rate = soundfile.read(path)
+        soundfile.write(path, np.concatenate([samples, samples]), sample_rate)
+    page = Page(write_report(dataset, tmp_path / "r.html", bandwidths_kbps=[48], num_examples=2).read_text())
+    assert page.text.count("has changed") == 2
+    assert len(page.attributes("audio", "src")) == 2
+
+
 def test_errors_are_listed(dataset, tmp_path):
     """Inputs that failed stand in the report with the reason."""
     page = Page(write_report(dataset, tmp_path / "r.html", num_examples=0).read_text(encoding="utf-8"))

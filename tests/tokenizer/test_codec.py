@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import make_codec, tiny_spec
 from tokenizer import AudioError, CodesError, Encoded
 
 CUTS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -83,6 +84,19 @@ def test_streams_side_by_side_do_not_touch(tiny_codec, waveform):
     for row in range(2):
         alone = tiny_codec.decode(Encoded(codes[row : row + 1], None, both.shape[-1]))
         torch.testing.assert_close(both[row : row + 1], alone, atol=1e-5, rtol=0)
+
+
+def test_reflect_padding_works_on_whole_files(waveform):
+    """As the EnCodec weights need it: same lengths, ragged batches as alone, and a clear refusal to stream."""
+    codec = make_codec(tiny_spec("seanet", pad_mode="reflect"))
+    encoded = codec.encode(waveform)
+    assert encoded.codes.shape == (1, 4, 3000)
+    assert codec.decode(encoded).shape == (1, 1, 23999)
+    short, long = codec.encode_batch([waveform[:, :100], waveform])
+    assert torch.equal(long, encoded.codes[0])
+    assert torch.equal(short, codec.encode(waveform[:, :100]).codes[0])
+    with pytest.raises(ValueError, match="reflect"):
+        codec.encode_state()
 
 
 def test_long_audio_goes_through_in_steps(tiny_codec, waveform, monkeypatch):
