@@ -62,4 +62,6 @@ def _scan(dataset: str | Path, kind: str) -> pl.LazyFrame:
         raise DatasetError(f"{dataset} has no {kind} yet: run `quantone tokenize` to the end")
     root = storage.join(storage.absolute(dataset), kind)
     options = storage.polars_options() if storage.is_s3(root) else None
-    return pl.scan_parquet([storage.join(root, name) for name in names], storage_options=options)
+    # Not as patterns: a directory may have [ or * in its name.
+    uris = [storage.join(root, name) for name in names]
+    return pl.scan_parquet(uris, glob=False, hive_partitioning=False, storage_options=options)

@@ -1,6 +1,6 @@
 """What runs on the workers of a corpus job: reading files, encoding them, and committing a unit.
 
-Plain functions and one plain class; `corpus_job` turns them into Ray tasks and actors.
+Plain functions and one plain class; the conductor turns them into Ray tasks and actors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.parts import ErrorRow, PartSize, TokenRow, encode_errors, encode_part, measure_part, part_name
 from pipelines.plan import compose_batches
 from pipelines.sources import SourceFile
-from tokenizer import Codec, CodecSpec, mix_channels, read_audio, resample
+from tokenizer import Codec, CodecSpec, QuantoneError, mix_channels, read_audio, resample
 
 SILENCE_DBFS = -120.0  # written for digital silence, which has no level
 
@@ -46,6 +46,15 @@ class UnitResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleCount:
+    """What the conductor needs to know of a bundle while its rows stay where they are."""
+
+    num_ok: int
+    num_errors: int
+    audio_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedBundle:
     """Rows of one bundle, and the padding that its batches had."""
 
@@ -53,10 +62,15 @@ class EncodedBundle:
     padded_seconds: float
 
 
-def read_bundle(files: Sequence[SourceFile], spec: CodecSpec) -> list[ReadFile | ErrorRow]:
-    """Read, check, mix down and resample files; what cannot be read becomes an error row."""
+def read_bundle(files: Sequence[SourceFile], spec: CodecSpec) -> tuple[int, list[ReadFile | ErrorRow]]:
+    """Read, check, mix down and resample files; what cannot be read becomes an error row.
+
+    Returns:
+        How many there are, for who only needs to know that it is done, and one item a file.
+    """
     torch.set_num_threads(1)
-    return [_read(file, spec) for file in files]
+    items = [_read(file, spec) for file in files]
+    return len(items), items
 
 
 def _read(file: SourceFile, spec: CodecSpec) -> ReadFile | ErrorRow:
@@ -73,29 +87,51 @@ def _read(file: SourceFile, spec: CodecSpec) -> ReadFile | ErrorRow:
 class Encoder:
     """A codec on its device that turns read files into rows."""
 
-    def __init__(self, codec: Codec, num_codebooks: int, batch_seconds: float) -> None:
+    def __init__(self, codec: Codec, num_codebooks: int, batch_seconds: float, *, device: str = "cpu") -> None:
         torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = False  # codes must not depend on the worker
         torch.backends.cudnn.allow_tf32 = False
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._codec = codec.to(device)
+        self._spec = codec.spec
         self._bandwidth_kbps = codec.spec.level_kbps * num_codebooks
         self._max_samples = max(1, round(batch_seconds * codec.spec.sample_rate))
 
-    def encode_bundle(self, items: Sequence[ReadFile | ErrorRow]) -> EncodedBundle:
-        """Rows in the order of the items. Batches follow from the lengths alone, so a resumed job repeats them."""
-        rows: list[TokenRow | ErrorRow | None] = [item if isinstance(item, ErrorRow) else None for item in items]
-        read = [(position, item) for position, item in enumerate(items) if isinstance(item, ReadFile)]
+    def ready(self) -> bool:
+        """True, once one frame went through: the device works."""
+        self._codec.encode(torch.zeros(self._spec.channels, self._spec.hop_length))
+        return True
+
+    def encode_bundle(self, *reads: Sequence[ReadFile | ErrorRow]) -> tuple[BundleCount, EncodedBundle]:
+        """Encode what readers handed over, one row for each item.
+
+        Batches follow from lengths and ids alone, so a resumed job composes the same ones.
+        """
+        rows: list[TokenRow | ErrorRow] = [item for read in reads for item in read if isinstance(item, ErrorRow)]
+        files = sorted(
+            (item for read in reads for item in read if isinstance(item, ReadFile)), key=lambda item: item.id
+        )
         padded_samples = 0
-        for batch in compose_batches([item.waveform.shape[-1] for _, item in read], self._max_samples):
-            members = [read[index] for index in batch]
-            padded_samples += len(members) * max(item.waveform.shape[-1] for _, item in members)
-            # copied: arrays from the object store are read-only, which torch warns about
-            waveforms = [torch.from_numpy(item.waveform.copy()) for _, item in members]
+        for batch in compose_batches([file.waveform.shape[-1] for file in files], self._max_samples):
+            members = [files[position] for position in batch]
+            padded_samples += len(members) * max(file.waveform.shape[-1] for file in members)
+            rows += self._encode(members)
+        ok = [row for row in rows if isinstance(row, TokenRow)]
+        seconds = sum(row.num_samples for row in ok) / self._spec.sample_rate
+        count = BundleCount(len(ok), len(rows) - len(ok), seconds)
+        return count, EncodedBundle(rows, padded_samples / self._spec.sample_rate)
+
+    def _encode(self, files: Sequence[ReadFile]) -> list[TokenRow | ErrorRow]:
+        # Copied: arrays from the object store are read-only, which torch warns about.
+        waveforms = [torch.from_numpy(file.waveform.copy()) for file in files]
+        try:
             codes = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
-            for (position, item), levels in zip(members, codes, strict=True):
-                rows[position] = _token_row(item, levels.cpu().numpy().astype(np.uint16))
-        return EncodedBundle([row for row in rows if row is not None], padded_samples / self._codec.spec.sample_rate)
+        except (QuantoneError, MemoryError, torch.OutOfMemoryError) as error:
+            if len(files) > 1:  # alone, the good ones get through and the memory suffices
+                return [row for file in files for row in self._encode([file])]
+            return [ErrorRow(files[0].id, files[0].uri, type(error).__name__, str(error) or repr(error))]
+        return [
+            _token_row(file, levels.cpu().numpy().astype(np.uint16)) for file, levels in zip(files, codes, strict=True)
+        ]
 
 
 def _token_row(item: ReadFile, codes: npt.NDArray[np.uint16]) -> TokenRow:

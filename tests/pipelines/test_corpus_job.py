@@ -13,11 +13,13 @@ import pytest
 import soundfile
 
 import pipelines.polars_namespace
-from pipelines import open_dataset, tokenize_corpus
-from pipelines.dataset import list_parts
+from pipelines import open_dataset, storage, tokenize_corpus
+from pipelines.dataset import list_parts, open_errors, query_dataset
 from pipelines.dataset_info import read_dataset_info
+from pipelines.sources import list_source
+from pipelines.workers import Encoder, read_bundle
 from tests.conftest import speech_like
-from tokenizer import CheckpointError, DatasetError, load_codec, mix_channels, read_audio, resample
+from tokenizer import CheckpointError, DatasetError, QuantoneError, load_codec, mix_channels, read_audio, resample
 
 REPOSITORY = Path(__file__).parents[2]
 assert pipelines.polars_namespace
@@ -146,25 +148,100 @@ def test_a_killed_driver_is_resumed_by_the_same_command(corpus, undisturbed, tin
     assert sorted(path.name for path in (dataset / "parts").iterdir()) == list_parts(dataset)
 
 
-def test_a_file_that_kills_its_worker_becomes_an_error_row(ray_session, speech_folder, tiny_codec_dir, tmp_path):
-    """The unit is taken apart until the culprit is found; every other file keeps its row."""
-    poison = speech_folder / "poison.wav"
-    poison.write_bytes(b"dies")
+def test_a_file_that_kills_its_reader_becomes_an_error_row(ray_session, speech_folder, tiny_codec_dir, tmp_path):
+    """The bundle is taken apart until the culprit is found; every other file keeps its row."""
+    (speech_folder / "poison.wav").write_bytes(b"dies")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.corpus_job.read_bundle", dying_reader)
+        patch.setattr("pipelines.workers.read_bundle", dying_reader)
         summary = tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
     assert (summary.num_ok, summary.num_errors) == (10, 1)
     assert errors_by_id(tmp_path / "tokens") == {"poison.wav": "killed_worker"}
+    assert len(list_parts(tmp_path / "tokens")) == 1
 
 
-def test_a_killed_encoder_costs_nothing(ray_session, speech_folder, tiny_codec_dir, tmp_path):
-    """An actor that dies once is started again, and the unit is encoded as if nothing had been."""
+@pytest.mark.parametrize(
+    ("failure", "error"), [("dies", "killed_worker"), ("raises", "RuntimeError")], ids=["dies", "raises"]
+)
+def test_a_file_that_fails_in_the_encoder_becomes_an_error_row(
+    ray_session, speech_folder, tiny_codec_dir, tmp_path, failure, error
+):
+    """Whether the actor dies of it or the network raises: the culprit is found, every other file keeps its row."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.workers.Encoder", failing_encoder("speaker1/clip4.wav", failure))
+        summary = tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    assert (summary.num_ok, summary.num_errors) == (9, 1)
+    assert errors_by_id(tmp_path / "tokens") == {"speaker1/clip4.wav": error}
+
+
+def test_a_killed_encoder_costs_nothing(ray_session, corpus, undisturbed, tiny_codec_dir, tmp_path):
+    """SIGKILL for the actor in its first call: another one takes its bundle, and no code differs."""
     marker = tmp_path / "died"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.corpus_job._RayEncoder", mortal_encoder(marker))
-        summary = tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+        patch.setattr("pipelines.workers.Encoder", mortal_encoder(marker))
+        summary = tokenize(corpus, tmp_path / "tokens", tiny_codec_dir, unit_seconds=1.0)
     assert marker.exists()
-    assert (summary.num_ok, summary.num_errors) == (10, 0)
+    assert (summary.num_ok, summary.num_errors) == (30, 0)
+    assert_same_codes(codes_by_id(tmp_path / "tokens"), undisturbed)
+
+
+def test_an_encoder_that_cannot_start_stops_the_job(ray_session, speech_folder, tiny_codec_dir, tmp_path):
+    """That is no fault of the files: none of them becomes an error row, and the next run does them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.workers.Encoder", stillborn_encoder())
+        with pytest.raises(QuantoneError, match=r"an encoder cannot start: .*no such device"):
+            tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    assert not errors_by_id(tmp_path / "tokens")
+    assert tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir).num_ok == 10
+
+
+def test_more_workers_than_cores_still_leave_room_to_read(ray_session, speech_folder, tiny_codec_dir, tmp_path):
+    """Nine encoders asked for on two cores: as many start as leave half a core to a reader."""
+    summary = tokenize_corpus(speech_folder, tmp_path / "tokens", codec=tiny_codec_dir, num_workers=9, progress=False)
+    assert summary.num_ok == 10
+
+
+def test_a_file_that_vanished_since_the_plan_becomes_an_error_row(ray_session, speech_folder, tiny_codec_dir, tmp_path):
+    """A listing is a promise that somebody else can break."""
+    listed = list_source(speech_folder)
+    (speech_folder / "speaker0" / "clip0.wav").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.corpus_job.list_source", lambda _: listed)
+        tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    assert errors_by_id(tmp_path / "tokens") == {"speaker0/clip0.wav": "FileNotFoundError"}
+
+
+def test_samples_that_overflow_become_an_error_row(ray_session, speech_folder, tiny_codec_dir, tmp_path):
+    """Finite in the file and infinite after mixing down: found at the codec's door, and the batch goes on without."""
+    huge = np.full((24000, 2), 3.4e38, np.float32)
+    soundfile.write(speech_folder / "huge.wav", huge, 24000, subtype="FLOAT")
+    summary = tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    assert (summary.num_ok, summary.num_errors) == (10, 1)
+    assert errors_by_id(tmp_path / "tokens") == {"huge.wav": "AudioError"}
+
+
+def test_a_part_that_cannot_be_written_stops_the_job(ray_session, speech_folder, tiny_codec_dir, tmp_path):
+    """A full or forbidden disk is no fault of the files; the message says what the matter is."""
+    dataset = tmp_path / "tokens"
+    dataset.mkdir()
+    (dataset / "parts").write_text("in the way")
+    with pytest.raises(DatasetError, match=r"part cannot be written: .*parts"):
+        tokenize(speech_folder, dataset, tiny_codec_dir)
+
+
+def test_from_s3_into_s3(ray_session, bucket, speech_folder, tiny_codec_dir, tmp_path):
+    """The same rows as from a local disk, errors included; a second run does nothing; queries read it in place."""
+    (speech_folder / "empty.wav").write_bytes(b"")
+    for path in speech_folder.rglob("*.wav"):
+        storage.commit(f"{bucket}/speech/{path.relative_to(speech_folder)}", path.read_bytes())
+    dataset = f"{bucket}/tokens"
+    summary = tokenize(f"{bucket}/speech", dataset, tiny_codec_dir, unit_seconds=2.0)
+    assert len(list_parts(dataset)) > 1
+    assert (summary.num_ok, summary.num_errors) == (10, 1)
+    tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
+    assert_same_codes(codes_by_id(dataset), codes_by_id(tmp_path / "tokens"))
+    assert open_errors(dataset).select("id", "error").collect().rows() == [("empty.wav", "AudioError")]
+    assert query_dataset(dataset, "SELECT COUNT(*) FROM tokens").item() == 10
+    assert tokenize(f"{bucket}/speech", dataset, tiny_codec_dir).num_skipped == 11
 
 
 def test_another_source_codec_or_bandwidth_is_refused(ray_session, speech_folder, tiny_codec_dir, tmp_path):
@@ -220,23 +297,46 @@ def assert_same_codes(found, expected):
 
 def dying_reader(files, spec):
     """A reader that a poisoned file kills outright, as a crash in a decoder would."""
-    from pipelines.workers import read_bundle
-
     if any(file.id == "poison.wav" for file in files):
         os._exit(1)
     return read_bundle(files, spec)
 
 
+def failing_encoder(name, failure):
+    """An encoder that dies of one file, or whose network raises on it."""
+
+    class Failing(Encoder):
+        def encode_bundle(self, *reads):
+            if any(item.id == name for read in reads for item in read):
+                if failure == "dies":
+                    os._exit(1)
+                raise RuntimeError("the network cannot take this")
+            return super().encode_bundle(*reads)
+
+    return Failing
+
+
 def mortal_encoder(marker):
-    """An encoder that dies in its first call, once."""
+    """An encoder that is killed in its first call, once."""
 
-    from pipelines.corpus_job import _RayEncoder
-
-    class Mortal(_RayEncoder):
-        def encode_bundle(self, shared, items):
+    class Mortal(Encoder):
+        def encode_bundle(self, *reads):
             if not marker.exists():
                 marker.touch()
-                os._exit(1)
-            return super().encode_bundle(shared, items)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().encode_bundle(*reads)
 
     return Mortal
+
+
+def stillborn_encoder():
+    """An encoder whose device is not there."""
+
+    class Stillborn:
+        def __init__(self, *_, **__):
+            raise RuntimeError("no such device")
+
+        def ready(self):
+            """Never reached."""
+
+    return Stillborn

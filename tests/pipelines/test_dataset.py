@@ -1,83 +1,114 @@
-"""Datasets as tables, local and in S3."""
+"""Datasets as tables: lazy, complete, and honest about what is missing."""
 
-import json
-
-import boto3
+import numpy as np
 import polars as pl
 import pytest
 
-from pipelines import open_dataset, storage, tokenize_corpus
-from pipelines.dataset import open_errors, query_dataset
-from pipelines.dataset_info import read_dataset_info
+from pipelines import storage
+from pipelines.dataset import list_parts, open_dataset, open_errors, query_dataset
+from pipelines.dataset_info import DatasetInfo, read_dataset_info, write_dataset_info
+from pipelines.parts import ErrorRow, TokenRow, encode_errors, encode_part, part_name
+from tests.conftest import tiny_spec
 from tokenizer import DatasetError
 
-
-@pytest.fixture(scope="module")
-def dataset(ray_session, tmp_path_factory, tiny_codec_dir):
-    """Two clips and a file that is none."""
-    import soundfile
-
-    from tests.conftest import speech_like
-
-    folder = tmp_path_factory.mktemp("dataset")
-    for index in range(2):
-        soundfile.write(folder / f"{index}.wav", speech_like(0.5, seed=index), 24000)
-    (folder / "text.wav").write_text("text")
-    tokenize_corpus(folder, folder / "tokens", codec=tiny_codec_dir, progress=False, num_workers=1)
-    return folder / "tokens"
+SPEC = tiny_spec()
+INFO = DatasetInfo(
+    codec={"name": "tiny", "sha256": "0" * 64, "source": "tiny", "spec": SPEC.to_dict()},
+    bandwidth_kbps=SPEC.bandwidth_kbps,
+    num_codebooks=4,
+    resampler="sinc",
+    plan_sha256="1" * 64,
+)
 
 
-def test_a_dataset_opens_lazily(dataset):
-    """A LazyFrame over the parts: rows are read when a query asks."""
-    tokens = open_dataset(dataset)
-    assert isinstance(tokens, pl.LazyFrame)
-    assert tokens.select("id").collect()["id"].to_list() == ["0.wav", "1.wav"]
-
-
-def test_errors_are_a_table_too(dataset, tmp_path):
-    """And an empty one where nothing failed."""
-    assert open_errors(dataset).collect()["error"].to_list() == ["AudioError"]
-
-
-def test_sql_sees_tokens_and_errors(dataset):
-    """Two tables by name."""
-    assert query_dataset(dataset, "SELECT COUNT(*) AS n FROM tokens")["n"].item() == 2
-    assert query_dataset(dataset, "SELECT id FROM errors")["id"].to_list() == ["text.wav"]
-    for wrong in ("SELEKT 1", "SELECT colour FROM tokens", "SELECT * FROM nothing"):
-        with pytest.raises(DatasetError, match="query"):
-            query_dataset(dataset, wrong)
-
-
-def test_what_is_no_dataset_is_said(dataset, tmp_path):
-    """A folder without dataset.json, one without parts, a damaged or newer dataset.json."""
-    with pytest.raises(DatasetError, match=r"no dataset\.json"):
-        open_dataset(tmp_path)
-    content = (dataset / "dataset.json").read_bytes()
-    (tmp_path / "dataset.json").write_bytes(content)
-    with pytest.raises(DatasetError, match="no parts"):
-        open_dataset(tmp_path)
-    for damaged in (content[:100], b"[]", json.dumps({**json.loads(content), "format": 2}).encode()):
-        (tmp_path / "dataset.json").write_bytes(damaged)
-        with pytest.raises(DatasetError):
-            read_dataset_info(tmp_path)
+def write_dataset(root, num_parts=2):
+    """Two rows a part and one error in all."""
+    write_dataset_info(str(root), INFO)
+    for unit in range(num_parts):
+        rows = [
+            TokenRow(f"{unit}/{i}.wav", f"/x/{unit}/{i}.wav", 40, 16000, 1, 0.5, -20.0, np.full((4, 5), i, np.uint16))
+            for i in range(2)
+        ]
+        storage.commit(storage.join(str(root), "parts", part_name(unit)), encode_part(rows, SPEC, 4, INFO.codec))
+    errors = encode_errors([ErrorRow("bad.wav", "/x/bad.wav", "AudioError", "empty")])
+    storage.commit(storage.join(str(root), "errors", part_name(0)), errors)
+    return root
 
 
 @pytest.fixture
-def bucket(s3_server, ray_session):
-    """An empty bucket on the S3 server that the workers know too."""
-    storage._s3.cache_clear()
-    boto3.client("s3").create_bucket(Bucket="speech")
-    yield "s3://speech"
-    storage._s3.cache_clear()
+def dataset(tmp_path):
+    """In a directory whose name looks like a pattern."""
+    return write_dataset(tmp_path / "to[k]ens*")
 
 
-def test_s3_is_a_place_like_any_other(bucket, speech_folder, tiny_codec_dir, tmp_path):
-    """Audio read from S3, tokens written to S3 and queried there: the codes are those of local files."""
-    for path in speech_folder.rglob("*.wav"):
-        storage.commit(f"{bucket}/audio/{path.relative_to(speech_folder)}", path.read_bytes())
-    settings = {"codec": tiny_codec_dir, "num_workers": 1, "progress": False}
-    assert tokenize_corpus(f"{bucket}/audio", f"{bucket}/tokens", **settings).num_ok == 10
-    assert tokenize_corpus(f"{bucket}/audio", f"{bucket}/tokens", **settings).num_skipped == 10
-    tokenize_corpus(speech_folder, tmp_path / "tokens", **settings)
-    there, here = (open_dataset(place).drop("uri").collect() for place in (f"{bucket}/tokens", tmp_path / "tokens"))
-    assert there.equals(here)
+def test_a_dataset_is_a_lazy_frame_over_all_parts(dataset):
+    """Nothing is read before a query asks; the order is that of the parts."""
+    frame = open_dataset(dataset)
+    assert isinstance(frame, pl.LazyFrame)
+    assert frame.select("id").collect()["id"].to_list() == ["0/0.wav", "0/1.wav", "1/0.wav", "1/1.wav"]
+    assert "PROJECT 1/16 COLUMNS" in frame.select("id").explain()
+
+
+def test_what_is_not_a_committed_part_is_not_read(dataset):
+    """Another program's files, or what a killed writer left."""
+    (dataset / "parts" / ".quantone-tmp-1").write_bytes(b"half")
+    (dataset / "parts" / "notes.txt").write_bytes(b"text")
+    assert list_parts(dataset) == ["part-00000.parquet", "part-00001.parquet"]
+    assert open_dataset(dataset).collect().height == 4
+
+
+def test_errors_are_a_table_even_where_there_are_none(dataset):
+    """The same columns, no rows."""
+    assert open_errors(dataset).collect().row(0) == ("bad.wav", "/x/bad.wav", "AudioError", "empty")
+    (dataset / "errors" / "part-00000.parquet").unlink()
+    empty = open_errors(dataset).collect()
+    assert (empty.columns, empty.height) == (["id", "uri", "error", "message"], 0)
+
+
+@pytest.mark.parametrize("table", ["tokens", "dataset"])
+def test_sql_knows_tokens_and_errors(dataset, table):
+    """Both names of the rows, and the errors beside them."""
+    assert query_dataset(dataset, f"SELECT SUM(num_frames) FROM {table} WHERE id LIKE '0/%'").item() == 10  # noqa: S608
+    assert query_dataset(dataset, "SELECT error FROM errors").item() == "AudioError"
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELEKT", "SELECT nothing FROM tokens", "SELECT * FROM elsewhere", "", "DROP TABLE tokens; x"]
+)
+def test_wrong_sql_is_an_error_of_ours(dataset, sql):
+    """One that the command line can show in a line."""
+    with pytest.raises(DatasetError, match="query"):
+        query_dataset(dataset, sql)
+
+
+def test_what_is_no_dataset_says_so(tmp_path):
+    """Nothing there, a file, no parts yet, or a dataset.json that is damaged or of another format."""
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "nothing", tmp_path, tmp_path / "file"):
+        with pytest.raises(DatasetError, match=r"no dataset\.json"):
+            open_dataset(path)
+    write_dataset_info(str(tmp_path), INFO)
+    with pytest.raises(DatasetError, match="no parts"):
+        open_dataset(tmp_path)
+    for content, reason in (("{", "damaged"), ("[]", "damaged"), ('{"format": 2}', "format 2"), ("{}", "damaged")):
+        (tmp_path / "dataset.json").write_text(content)
+        with pytest.raises(DatasetError, match=reason):
+            read_dataset_info(tmp_path)
+
+
+def test_dataset_json_survives_and_gets_its_stamp(tmp_path):
+    """What was written is what is read; time and software version are added."""
+    written = write_dataset_info(str(tmp_path), INFO)
+    assert read_dataset_info(tmp_path) == written
+    assert written.created_at.endswith("+00:00")
+    assert written.software_version
+    assert written.describe_difference(INFO) is None
+
+
+def test_datasets_in_s3_are_read_in_place(bucket):
+    """Rows, errors and SQL."""
+    dataset = write_dataset(f"{bucket}/tokens")
+    assert open_dataset(dataset).select(pl.len()).collect().item() == 4
+    assert query_dataset(dataset, "SELECT COUNT(*) FROM errors").item() == 1
+    with pytest.raises(DatasetError, match=r"no dataset\.json"):
+        open_dataset(f"{bucket}/nothing")

@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Storage: files appear whole or not at all, on a local disk and in S3 alike."""
+
+import os
 
 import pytest
 
@@ -6,39 +8,79 @@ from pipelines import storage
 from tokenizer import DatasetError
 
 
-def test_a_commit_replaces_the_file_whole(tmp_path):
-    """The new content under the name, and nothing beside it."""
-    uri = str(tmp_path / "deep" / "file")
+@pytest.fixture(params=["local", "s3"])
+def root(request, tmp_path):
+    """A place to write to."""
+    return str(tmp_path / "root") if request.param == "local" else request.getfixturevalue("bucket") + "/root"
+
+
+def test_what_is_committed_can_be_read_listed_and_removed(root):
+    """And committing again replaces it."""
+    uri = storage.join(root, "parts", "part-00001.parquet")
+    assert storage.find_file(uri) is None
+    assert storage.list_names(storage.join(root, "parts")) == []
     storage.commit(uri, b"one")
-    storage.commit(uri, b"two")
-    assert storage.read_bytes(uri) == b"two"
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+    storage.commit(uri, b"two!")
+    storage.commit(storage.join(root, "parts", "part-00000.parquet"), b"")
+    assert storage.read_bytes(uri) == b"two!"
+    assert storage.find_file(uri) == storage.StoredFile(uri, 4)
+    assert storage.list_names(storage.join(root, "parts")) == ["part-00000.parquet", "part-00001.parquet"]
+    assert storage.is_directory(root)
+    storage.remove(uri)
+    storage.remove(uri)
+    assert storage.find_file(uri) is None
 
 
-def test_a_failed_commit_leaves_the_old_file(tmp_path, monkeypatch):
-    """A full disk in the middle: the old content stays, no temporary file does."""
-    uri = str(tmp_path / "file")
+@pytest.mark.parametrize("size", [None, 10])
+def test_opened_files_are_seekable_and_know_their_name(root, size):
+    """Decoders seek, and error messages name the file."""
+    uri = storage.join(root, "x.wav")
+    storage.commit(uri, b"0123456789")
+    with storage.open_input(uri, size) as stream:
+        stream.seek(4)
+        assert stream.read(2) == b"45"
+        assert str(getattr(stream, "name", uri)).endswith("root/x.wav")
+
+
+def test_what_is_not_there_raises_one_error(root):
+    """FileNotFoundError, wherever it is not."""
+    for read in (storage.read_bytes, storage.open_input, lambda uri: storage.open_input(uri, 10)):
+        with pytest.raises(FileNotFoundError):
+            read(storage.join(root, "nothing"))
+
+
+def test_a_failed_commit_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    """As if it had never been tried: here the disk fails just before the rename."""
+    uri = str(tmp_path / "x")
     storage.commit(uri, b"old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        storage.commit(uri, b"new")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            storage.commit(uri, b"new")
+    assert storage.read_bytes(uri) == b"old"
+    assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208 - hidden names matter here
 
 
-def test_leftovers_of_killed_writers_are_removed(tmp_path):
-    """And nothing else is."""
-    (tmp_path / ".quantone-tmp-1").write_bytes(b"half")
-    (tmp_path / "part").write_bytes(b"whole")
+def test_temporaries_of_killed_writers_are_removed_and_nothing_else(tmp_path, monkeypatch):
+    """A writer that was killed had no chance to clean up."""
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Path, "replace", lambda *_: None)
+        patch.setattr(storage.Path, "unlink", lambda *_, **__: None)
+        storage.commit(str(tmp_path / "x"), b"half")
+    (tmp_path / "y").write_bytes(b"kept")
+    assert len(storage.list_names(str(tmp_path))) == 2
     storage.remove_temporaries(str(tmp_path))
-    assert storage.list_names(str(tmp_path)) == ["part"]
+    assert storage.list_names(str(tmp_path)) == ["y"]
 
 
-def test_other_schemes_are_refused():
-    """Only local paths and s3://."""
-    with pytest.raises(DatasetError, match="gs://"):
-        storage.absolute("gs://bucket/x")
-    assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
+def test_locations_become_absolute_and_other_schemes_are_refused(tmp_path, monkeypatch):
+    """Workers run in other directories."""
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("a/../b/") == str(tmp_path / "b")
+    assert storage.absolute("s3://bucket/a/") == "s3://bucket/a"
+    with pytest.raises(DatasetError, match="https"):
+        storage.absolute("https://example.org/speech")
