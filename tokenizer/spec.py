@@ -3,60 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
-PadMode = Literal["constant", "reflect"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeanetConfig:
-    """Convolutions from the sample rate down to the frame rate. Source: EnCodec, arXiv:2210.13438, 3.1."""
-
-    num_filters: int = 32
-    strides: tuple[int, ...] = (2, 4, 5, 8)
-    kernel_size: int = 7
-    last_kernel_size: int = 7
-    residual_kernel_size: int = 3
-    num_residual_layers: int = 1
-    dilation_base: int = 2
-    compress: int = 2
-    num_lstm_layers: int = 2
-    pad_mode: PadMode = "constant"
-
-    def __post_init__(self) -> None:
-        _require(self.pad_mode in ("constant", "reflect"), f"pad_mode {self.pad_mode!r} is not 'constant' or 'reflect'")
-        _require(len(self.strides) > 0 and min(self.strides) >= 1, f"strides {self.strides} must be positive")
-        for name in ("num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+from tokenizer.network_config import (
+    FAMILIES,
+    DacConfig,
+    NetworkConfig,
+    PatchConfig,
+    SeanetConfig,
+    require,
+    require_positive,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PatchConfig:
-    """Every layer at the frame rate: a linear patch in, causal ConvNeXt blocks, an inverse STFT out."""
+class SegmentConfig:
+    """Files are cut into overlapping segments, each coded on its own. Source: EnCodec, arXiv:2210.13438, 3.1."""
 
-    context_frames: int = 3  # the patch spans this many hops, the newest one last
-    patch_width: int = 1024
-    width: int = 384
-    hidden_width: int = 1024
-    encoder_blocks: int = 6
-    decoder_blocks: int = 8
-    kernel_size: int = 7
-    overlap: int = 160  # samples by which neighbouring output frames overlap
+    length: int  # samples
+    stride: int  # samples from one segment's start to the next one's
+    normalize: bool = False  # divide each segment by its loudness, which is stored beside its codes
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _require(getattr(self, field.name) >= 1, f"{field.name} must be at least 1")
+        require_positive(self, "length", "stride")
+        require(self.stride <= self.length, f"segment stride {self.stride} leaves gaps between {self.length} samples")
 
-
-NetworkConfig = SeanetConfig | PatchConfig
-FAMILIES: dict[str, type[SeanetConfig | PatchConfig]] = {"seanet": SeanetConfig, "patch": PatchConfig}
+    def offsets(self, num_samples: int) -> range:
+        """Where segments start in a file of that length."""
+        return range(0, num_samples, self.stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,25 +48,32 @@ class CodecSpec:
     network: NetworkConfig
     channels: int = 1
     latent_dim: int = 128
+    segment: SegmentConfig | None = None
 
     def __post_init__(self) -> None:
-        _require(self.family in FAMILIES, f"family {self.family!r} is not one of {sorted(FAMILIES)}")
-        _require(
+        require(self.family in FAMILIES, f"family {self.family!r} is not one of {sorted(FAMILIES)}")
+        require(
             isinstance(self.network, FAMILIES.get(self.family, object)), f"network settings do not fit {self.family!r}"
         )
-        for name in ("sample_rate", "hop_length", "num_codebooks", "channels", "latent_dim"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require_positive(self, "sample_rate", "hop_length", "num_codebooks", "channels", "latent_dim")
         size = self.codebook_size
-        _require(
-            2 <= size <= 65536 and size & (size - 1) == 0, f"codebook_size {size} is not a power of two up to 65536"
+        require(
+            isinstance(size, int) and 2 <= size <= 65536 and size & (size - 1) == 0,
+            f"codebook_size {size} is not a power of two up to 65536",
         )
-        if isinstance(self.network, SeanetConfig):
-            product = 1
-            for stride in self.network.strides:
-                product *= stride
-            _require(product == self.hop_length, f"strides multiply to {product}, hop_length is {self.hop_length}")
-        elif self.network.overlap > self.hop_length:
-            raise ValueError(f"overlap {self.network.overlap} is longer than hop_length {self.hop_length}")
+        if isinstance(self.network, (SeanetConfig, DacConfig)):
+            product = math.prod(self.network.strides)
+            require(product == self.hop_length, f"strides multiply to {product}, hop_length is {self.hop_length}")
+        if isinstance(self.network, PatchConfig):
+            overlap = self.network.overlap
+            require(overlap <= self.hop_length, f"overlap {overlap} is longer than hop_length {self.hop_length}")
+        if isinstance(self.network, SeanetConfig) and self.network.norm == "time_group_norm":
+            require(self.segment is not None, "time_group_norm needs segments: it averages over all that it is given")
+        if self.segment is not None:
+            require(
+                isinstance(self.network, SeanetConfig) and not self.network.causal,
+                "segments are for networks that are not causal; causal ones stream",
+            )
 
     @property
     def frame_rate(self) -> Fraction:
@@ -117,11 +101,6 @@ class CodecSpec:
         levels = {2**power for power in range(1, self.num_codebooks.bit_length()) if 2**power <= self.num_codebooks}
         return tuple(self.level_kbps * count for count in sorted(levels | {self.num_codebooks}))
 
-    @property
-    def algorithmic_latency_s(self) -> float:
-        """Seconds of audio that must have arrived before a frame can leave: one hop, for both causal families."""
-        return self.hop_length / self.sample_rate
-
     def num_codebooks_at(self, bandwidth_kbps: float | None) -> int:
         """Number of codebooks that make up a bandwidth; None asks for all.
 
@@ -131,7 +110,7 @@ class CodecSpec:
         if bandwidth_kbps is None:
             return self.num_codebooks
         count = round(bandwidth_kbps / self.level_kbps)
-        if not 1 <= count <= self.num_codebooks or abs(count * self.level_kbps - bandwidth_kbps) > 1e-6:
+        if not 1 <= count <= self.num_codebooks or abs(count * self.level_kbps - bandwidth_kbps) > 1e-3:
             listed = ", ".join(f"{kbps:g}" for kbps in self.bandwidths_kbps)
             raise ValueError(
                 f"bandwidth {bandwidth_kbps:g} kbps is not available: choose {listed}, "
@@ -140,12 +119,24 @@ class CodecSpec:
         return count
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that cover `num_samples`: silence fills the last one, and decoding trims it again."""
-        return -(-num_samples // self.hop_length)
+        """Frames that cover `num_samples`, those of every segment where there are segments.
+
+        Silence fills the last one, and decoding trims it again.
+        """
+        if self.segment is None:
+            return -(-num_samples // self.hop_length)
+        offsets = self.segment.offsets(num_samples)
+        return sum(-(-min(self.segment.length, num_samples - start) // self.hop_length) for start in offsets)
+
+    def num_segments(self, num_samples: int) -> int:
+        """Segments of a file: as many as it has scales. 1 for codecs without segments."""
+        return 1 if self.segment is None else len(self.segment.offsets(num_samples))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of `from_dict`."""
         plain = dataclasses.asdict(self)
+        if self.segment is None:  # the identity of a codec is a hash of this: a key came later, old codecs lack it
+            del plain["segment"]
         for key, value in plain["network"].items():
             if isinstance(value, tuple):
                 plain["network"][key] = list(value)
@@ -162,10 +153,12 @@ class CodecSpec:
         network_type = FAMILIES.get(plain.get("family", ""))
         if network_type is None:
             raise ValueError(f"family {plain.get('family')!r} is not one of {sorted(FAMILIES)}")
-        network: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in dict(plain.pop("network", {})).items()
-        }
         try:
+            network = {
+                key: tuple(v) if isinstance(v, list) else v for key, v in dict(plain.pop("network", {})).items()
+            }
+            if plain.get("segment") is not None:
+                plain["segment"] = SegmentConfig(**plain["segment"])
             return cls(network=network_type(**network), **plain)
         except TypeError as error:
             raise ValueError(f"codec config: {error}") from error
