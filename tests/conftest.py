@@ -1,5 +1,6 @@
 """A tiny seeded codec and small audio, shared by all tests."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,48 +9,70 @@ import soundfile
 import torch
 
 from tokenizer import Codec, CodecSpec, save_codec
-from tokenizer.spec import PatchConfig, SeanetConfig
+from tokenizer.network_config import DacConfig, PatchConfig, SeanetConfig
+from tokenizer.quantizer import FactorizedQuantizer, Quantizer
+from tokenizer.spec import SegmentConfig
 
 torch.set_num_threads(1)  # two cores run tests and Ray workers side by side
 
 
-def tiny_spec(family: str = "seanet", pad_mode: str = "constant") -> CodecSpec:
+_TINY_SEANET = SeanetConfig(num_filters=4, strides=(2, 4), num_lstm_layers=1)
+_TINY_NETWORKS = {
+    "seanet": _TINY_SEANET,
+    "mirrored": dataclasses.replace(_TINY_SEANET, pad_mode="reflect"),
+    "segmented": dataclasses.replace(_TINY_SEANET, pad_mode="reflect", causal=False, norm="time_group_norm"),
+    "patch": PatchConfig(
+        patch_width=24, width=16, hidden_width=32, encoder_blocks=2, decoder_blocks=2, kernel_size=3, overlap=4
+    ),
+    "dac": DacConfig(encoder_width=4, decoder_width=16, strides=(2, 4), codebook_dim=4),
+}
+
+
+def tiny_spec(kind: str = "seanet") -> CodecSpec:
     """Hop 8, four codebooks of 16: small enough to read, whole enough to break like a real codec."""
-    network = (
-        SeanetConfig(num_filters=4, strides=(2, 4), num_lstm_layers=1, pad_mode=pad_mode)
-        if family == "seanet"
-        else PatchConfig(
-            patch_width=24, width=16, hidden_width=32, encoder_blocks=2, decoder_blocks=2, kernel_size=3, overlap=4
-        )
-    )
     return CodecSpec(
-        family=family,
+        family="seanet" if kind in ("mirrored", "segmented") else kind,
         sample_rate=24000,
         hop_length=8,
         num_codebooks=4,
         codebook_size=16,
         latent_dim=8,
-        network=network,
+        network=_TINY_NETWORKS[kind],
+        channels=2 if kind == "segmented" else 1,
+        segment=SegmentConfig(length=160, stride=152, normalize=True) if kind == "segmented" else None,
     )
 
 
 def make_codec(spec: CodecSpec) -> Codec:
-    """Random weights, and codebooks as wide as the latents of speech-like noise, so that codes vary."""
+    """Random weights, with codebooks fitted to the latents of noise."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         codec = Codec(spec, name=f"tiny_{spec.family}").eval().requires_grad_(requires_grad=False)
-    latents = codec.encoder(0.3 * torch.randn(1, spec.channels, 4000 * spec.hop_length, generator=generator))[0].T
-    residual = latents.clone()
-    for table in codec.quantizer.codebooks:
-        table.copy_(residual[torch.randperm(len(residual), generator=generator)[: spec.codebook_size]])
-        residual = residual - table[torch.cdist(residual, table).argmin(dim=1)]
+    num_samples = 4000 * spec.hop_length if spec.segment is None else spec.segment.length
+    rows = 1 if spec.segment is None else 200
+    waveform = torch.randn(rows, spec.channels, num_samples, generator=generator) * (0.3 if rows == 1 else 1.0)
+    fit_codebooks(codec.quantizer, codec.encoder(waveform))
     return codec
 
 
-@pytest.fixture(scope="session", params=["seanet", "patch"])
+def fit_codebooks(quantizer: Quantizer, latents: torch.Tensor) -> None:
+    """Entries are latents, or what the levels before left of them, so that codes vary at every level."""
+    generator = torch.Generator().manual_seed(0)
+    residual = latents.transpose(1, 2).flatten(0, 1)  # [N, D]
+    codebooks = quantizer.codebooks.clone()
+    for level, codebook in enumerate(codebooks):
+        some = residual[torch.randperm(len(residual), generator=generator)[: len(codebook)]]
+        if isinstance(quantizer, FactorizedQuantizer):
+            some = some @ quantizer.in_weight[level].T + quantizer.in_bias[level]
+        codebook.copy_(some)
+        quantizer.set_codebooks(codebooks)
+        residual = residual - quantizer.search(residual, level)[1]
+
+
+@pytest.fixture(scope="session", params=["seanet", "mirrored", "patch", "dac"])
 def tiny_codec(request):
-    """Both families, so that every law about codecs holds for both."""
+    """Every family that streams, so that every law about codecs holds for all."""
     return make_codec(tiny_spec(request.param))
 
 

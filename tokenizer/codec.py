@@ -4,61 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from tokenizer.door import checked_block, checked_codes, checked_scales, checked_waveform
+from tokenizer.encoded import Encoded
 from tokenizer.errors import AudioError, CodesError
-from tokenizer.patch import PatchDecoder, PatchEncoder
-from tokenizer.quantizer import ResidualQuantizer
-from tokenizer.resample import resample
-from tokenizer.seanet import SeanetDecoder, SeanetEncoder
-from tokenizer.spec import CodecSpec, SeanetConfig
+from tokenizer.networks import Networks, build_networks, is_causal, is_streamable, lookahead
+from tokenizer.resample import mix_channels, resample
+from tokenizer.seanet import SeanetEncoder
+from tokenizer.segments import cut, decode_segments, encode_segments, frames_by_segment
+from tokenizer.spec import CodecSpec
+from tokenizer.stream_state import DecodeState, EncodeState, batch_size, reset_streams
+from tokenizer.streams import (
+    decode_chunk,
+    decode_stream,
+    encode_chunk,
+    encode_stream,
+    finish_decoding,
+    finish_encoding,
+)
 
-STEP_SECONDS = 20  # longer audio goes through the networks in steps of this length: memory stays constant
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Codes with what decoding needs beside them."""
-
-    codes: Tensor  # [B, K, T] int64 in [0, V)
-    scales: Tensor | None  # loudness per segment; None for codecs that do not normalise
-    num_samples: int  # at the codec's rate, before the last frame was filled with silence
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeState:
-    """Where a stream being encoded stands. Nothing of it lives on the codec."""
-
-    pending: Tensor  # [B, C, less than a hop] samples that do not fill a frame yet
-    network: Any  # nested tuples of tensors, batch dimension first
-    num_codebooks: int
-
-
-def build_networks(spec: CodecSpec) -> tuple[SeanetEncoder | PatchEncoder, SeanetDecoder | PatchDecoder]:
-    """Encoder and decoder of the spec's family, freshly initialised."""
-    if spec.family == "seanet":
-        return SeanetEncoder(spec), SeanetDecoder(spec)
-    return PatchEncoder(spec), PatchDecoder(spec)
+STEP_SECONDS = {"cuda": 20}
+"""Longer audio goes through the networks in steps of this length, on a CPU of one second: memory stays constant, and
+the activations of a second stay in a CPU's caches, which makes long files and batches up to four times faster."""
 
 
 class Codec(nn.Module):
     """Networks, codebooks and constants of one trained codec. Build it with `load_codec`.
 
-    Rule for the tail: a last, partial frame is filled with silence, and decoding cuts it off again. Both families are
-    causal, so codes depend on nothing that comes after their frame, on no neighbour in the batch, and on no chunking.
+    Rule for the tail: a last, partial frame is filled with silence, and decoding cuts it off again. So codes of whole
+    frames are those of the reference implementations. Codecs with segments (EnCodec 48 kHz) follow their reference to
+    the last sample instead.
+
+    Codes depend on no neighbour in a batch and on no chunking.
     """
 
     def __init__(self, spec: CodecSpec, *, name: str = "unnamed") -> None:
         super().__init__()
         self.spec, self.name = spec, name
-        self.encoder, self.decoder = build_networks(spec)
-        self.quantizer = ResidualQuantizer(spec.num_codebooks, spec.codebook_size, spec.latent_dim)
+        if spec.family != "transformers":  # those bring their networks along
+            self.encoder, self.decoder, self.quantizer = build_networks(spec)
         self._sha256: str | None = None
 
     @property
@@ -79,12 +68,29 @@ class Codec(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Weights of both networks and all codebooks."""
-        return sum(p.numel() for p in self.parameters()) + self.quantizer.codebooks.numel()
+        return sum(tensor.numel() for tensor in self.state_dict().values())
 
     @property
     def streamable(self) -> bool:
-        """Whether stepwise encoding is possible: reflect padding would need samples from the future."""
-        return not (isinstance(self.spec.network, SeanetConfig) and self.spec.network.pad_mode == "reflect")
+        """Whether chunks can be encoded and decoded one by one, with the state in the caller's hands."""
+        return self.spec.segment is None and is_streamable(self.spec)
+
+    @property
+    def algorithmic_latency_s(self) -> float:
+        """Seconds from the start of a frame until all of it can be decoded: 0.0133 for EnCodec at 24 kHz.
+
+        It leaves out the start of a stream, where codecs with mirrored padding hold back their first `start_frames`
+        frames. The length of a segment for codecs that have segments; infinite for those that take whole files.
+        """
+        spec = self.spec
+        if spec.segment is not None:
+            return spec.segment.length / spec.sample_rate
+        return (spec.hop_length + lookahead(spec)) / spec.sample_rate if self.streamable else float("inf")
+
+    @property
+    def start_frames(self) -> int:
+        """Frames that a stream holds back at its start, until every layer can mirror it; 0 without mirrors."""
+        return self.encoder.start_frames if isinstance(self.encoder, SeanetEncoder) else 0
 
     @torch.inference_mode()
     def encode(
@@ -94,169 +100,279 @@ class Codec(nn.Module):
 
         Args:
             waveform: [C, S] or [B, C, S] float in [-1, 1].
-            sample_rate: Hz of `waveform`; None says that it is the codec's. Another rate is resampled.
+            sample_rate: Hz of `waveform`. Given, the waveform is resampled and mixed to what the codec takes; None says
+                that it is at the codec's rate and has the codec's channels.
             bandwidth_kbps: None for all codebooks.
 
         Returns:
-            Encoded with codes [B, K, T], T = ceil(S / hop_length).
+            Encoded with codes [B, K, T], T = spec.num_frames(S at the codec's rate).
 
         Raises:
             AudioError: wrong shape or channel count, no samples, samples that are not finite.
             ValueError: a bandwidth that the codec does not have.
         """
-        num_codebooks = self.spec.num_codebooks_at(bandwidth_kbps)
-        waveform = self._checked(waveform)
-        if sample_rate is not None and sample_rate != self.spec.sample_rate:
-            waveform = torch.stack([resample(item, sample_rate, self.spec.sample_rate) for item in waveform])
-        codes = self._encode_padded(waveform, num_codebooks)
-        return Encoded(codes, None, waveform.shape[-1])
+        spec = self.spec
+        num_codebooks = spec.num_codebooks_at(bandwidth_kbps)
+        channels = spec.channels if sample_rate is None else None
+        waveform = checked_waveform(waveform, spec, self._device, channels=channels)
+        source_num_samples = waveform.shape[-1]
+        if sample_rate is not None:
+            waveform = torch.stack([mix_channels(item, spec.channels) for item in waveform])
+            waveform = resample(waveform, sample_rate, spec.sample_rate)
+        codes, scales = self._encode_chunks([waveform], num_codebooks)
+        return Encoded(codes, scales, waveform.shape[-1], sample_rate or spec.sample_rate, source_num_samples)
 
     @torch.inference_mode()
-    def encode_batch(self, waveforms: Sequence[Tensor], *, bandwidth_kbps: float | None = None) -> list[Tensor]:
-        """Waveforms of different lengths in one pass, each with exactly the codes that it gets alone.
+    def encode_batch(self, waveforms: Sequence[Tensor], *, bandwidth_kbps: float | None = None) -> list[Encoded]:
+        """Waveforms of different lengths, each with exactly the codes that it gets alone.
+
+        Causal codecs take them in one pass. Where a layer looks ahead, the end of an item would hear its padding: items
+        of equally many frames share a pass there, and codecs with segments or whole files take one item at a time.
 
         Args:
             waveforms: [C, S_i] each, at the codec's rate.
             bandwidth_kbps: None for all codebooks.
 
         Returns:
-            [K, T_i] int64 each, T_i = ceil(S_i / hop_length).
+            One Encoded of a single row each, in order.
         """
-        num_codebooks = self.spec.num_codebooks_at(bandwidth_kbps)
-        items = [self._checked(waveform)[0] for waveform in waveforms]
-        if not self.streamable:  # mirrored padding at the end depends on the length: no common batch
-            return [self._encode_padded(item.unsqueeze(0), num_codebooks)[0] for item in items]
-        if not items:
-            return []
-        longest = max(item.shape[-1] for item in items)
-        batch = torch.stack([F.pad(item, (0, longest - item.shape[-1])) for item in items])
-        codes = self._encode_padded(batch, num_codebooks)
-        return [row[:, : self.spec.num_frames(item.shape[-1])] for row, item in zip(codes, items, strict=True)]
+        spec = self.spec
+        num_codebooks = spec.num_codebooks_at(bandwidth_kbps)
+        items = [checked_block(item, spec, self._device, channels=spec.channels) for item in waveforms]
+        encoded: dict[int, Encoded] = {}
+        for members in self._shared_passes([item.shape[-1] for item in items]):
+            longest = max(items[index].shape[-1] for index in members)
+            rows = [nn.functional.pad(items[index], (0, longest - items[index].shape[-1])) for index in members]
+            codes, scales = self._encode_chunks([torch.stack(rows)], num_codebooks)
+            for row, index in enumerate(members):
+                num_samples = items[index].shape[-1]
+                own = codes[row : row + 1, :, : spec.num_frames(num_samples)]
+                loudness = None if scales is None else scales[row : row + 1]
+                encoded[index] = Encoded(own, loudness, num_samples, spec.sample_rate, num_samples)
+        return [encoded[index] for index in range(len(items))]
 
     @torch.inference_mode()
-    def decode(self, encoded: Encoded, *, bandwidth_kbps: float | None = None) -> Tensor:
-        """Codes to waveform [B, C, num_samples].
+    def encode_blocks(
+        self, blocks: Iterable[Tensor], *, sample_rate: int | None = None, bandwidth_kbps: float | None = None
+    ) -> Encoded:
+        """A waveform that arrives in blocks to the codes that it gets as a whole.
+
+        Memory is constant in its length, but for the codes, unless the codec can only take whole files.
+
+        Args:
+            blocks: [C, n] each, of any lengths, all with the same C.
+            sample_rate: as in `encode`.
+            bandwidth_kbps: None for all codebooks.
+
+        Raises:
+            AudioError: no samples, or a block that `encode` would not take.
+            ValueError: a bandwidth that the codec does not have.
+        """
+        spec = self.spec
+        num_codebooks = spec.num_codebooks_at(bandwidth_kbps)
+        rate = sample_rate or spec.sample_rate
+        lengths = {"in": 0, "out": 0}
+
+        def arriving() -> Iterator[Tensor]:
+            from tokenizer.resample import StreamingResampler
+
+            resampler = StreamingResampler(rate, spec.sample_rate)
+            state = resampler.initial_state(spec.channels)
+            for block in blocks:
+                channels = None if sample_rate else spec.channels
+                checked = checked_block(block, spec, self._device, channels=channels, allow_empty=True)
+                lengths["in"] += checked.shape[-1]
+                piece, state = resampler.step(mix_channels(checked, spec.channels), state)
+                yield piece[None]
+            if lengths["in"] == 0:
+                raise AudioError("waveform has no samples")
+            yield resampler.finish(state)[None]
+
+        def counted() -> Iterator[Tensor]:
+            for piece in arriving():
+                lengths["out"] += piece.shape[-1]
+                yield piece
+
+        codes, scales = self._encode_chunks(counted(), num_codebooks)
+        return Encoded(codes, scales, lengths["out"], rate, lengths["in"])
+
+    @torch.inference_mode()
+    def decode(
+        self, encoded: Encoded, *, bandwidth_kbps: float | None = None, sample_rate: int | None = None
+    ) -> Tensor:
+        """Codes to waveform [B, C, S].
 
         Args:
             encoded: what `encode` gave, or codes from anywhere with their number of samples.
             bandwidth_kbps: at most that of the codes; None uses all levels they have.
+            sample_rate: Hz of the waveform; None for the codec's.
+
+        Returns:
+            S is `encoded.num_samples`; at a given sample rate it is as long as what was encoded, to the sample.
 
         Raises:
-            CodesError: wrong shape, type, range, number of levels or number of samples.
+            CodesError: wrong shape, type, range, number of levels, frames, scales or samples.
             ValueError: a bandwidth that the codec does not have.
         """
-        codes = self.check_codes(encoded.codes)
-        if bandwidth_kbps is not None:
-            num_codebooks = self.spec.num_codebooks_at(bandwidth_kbps)
-            if num_codebooks > codes.shape[1]:
-                have = codes.shape[1]
-                raise CodesError(f"{bandwidth_kbps:g} kbps needs {num_codebooks} levels, the codes have {have}")
-            codes = codes[:, :num_codebooks]
-        if self.spec.num_frames(encoded.num_samples) != codes.shape[-1]:
-            raise CodesError(
-                f"{codes.shape[-1]} frames of {self.spec.hop_length} samples cannot hold {encoded.num_samples} samples"
-            )
-        if not self.streamable:
-            whole: Tensor = self.decoder(self.quantizer.decode(codes))
-            return whole[..., : encoded.num_samples]
-        state = self.decode_state(codes.shape[0])
-        pieces = []
-        for chunk in torch.split(codes, self._frames_per_step(), dim=-1):
-            piece, state = self._decode_frames(chunk, state)
-            pieces.append(piece)
-        if not pieces:
-            return torch.zeros(codes.shape[0], self.spec.channels, 0, device=self._device)
-        return torch.cat(pieces, dim=-1)[..., : encoded.num_samples]
+        nothing = torch.zeros(len(encoded.codes), self.spec.channels, 0, device=self._device)
+        waveform = torch.cat([nothing, *self.decode_blocks(encoded, bandwidth_kbps=bandwidth_kbps)], dim=-1)
+        if sample_rate is None:
+            return waveform
+        wanted = encoded.num_samples_at(sample_rate, self.spec)
+        return resample(waveform, self.spec.sample_rate, sample_rate)[..., :wanted]
+
+    @torch.inference_mode()
+    def decode_blocks(self, encoded: Encoded, *, bandwidth_kbps: float | None = None) -> Iterator[Tensor]:
+        """What `decode` gives, [B, C, n] at a time: memory is constant in the length, but for the codes.
+
+        Raises:
+            CodesError, ValueError: as in `decode`.
+        """
+        codes = checked_codes(encoded.codes, self.spec, self._device)
+        codes = codes[:, : encoded.num_codebooks_at(bandwidth_kbps, self.spec)]
+        frames = self.spec.num_frames(encoded.num_samples)
+        if frames != codes.shape[-1]:
+            raise CodesError(f"{encoded.num_samples} samples are {frames} frames, the codes have {codes.shape[-1]}")
+        scales = checked_scales(encoded.scales, codes, self.spec, encoded.num_samples)
+        left = encoded.num_samples
+        for piece in self._decode_pieces(codes, scales, encoded.num_samples) if left else ():
+            yield piece[..., :left]
+            left = max(0, left - piece.shape[-1])
+        if left:
+            yield torch.zeros(codes.shape[0], self.spec.channels, left, device=self._device)
 
     def encode_state(self, batch_size: int = 1, *, bandwidth_kbps: float | None = None) -> EncodeState:
         """A fresh stream, or `batch_size` streams fed side by side.
 
         Raises:
-            ValueError: the codec pads by reflection, or lacks the bandwidth.
+            ValueError: the codec has segments or takes whole files only, or lacks the bandwidth.
         """
         num_codebooks = self.spec.num_codebooks_at(bandwidth_kbps)
         pending = torch.zeros(batch_size, self.spec.channels, 0, device=self._device)
-        return EncodeState(pending, self.encoder.initial_state(batch_size), num_codebooks)
+        return EncodeState(pending, self._streams().encoder.initial_state(batch_size), num_codebooks)
 
     @torch.inference_mode()
     def encode_step(self, waveform: Tensor, state: EncodeState) -> tuple[Tensor, EncodeState]:
         """The next chunk of a stream, of any length.
+
+        A codec that mirrors the start of a stream (as EnCodec's released weights do) gives no codes until
+        `start_frames` frames have been heard, and then all of them: each of its convolutions pads with the samples that
+        follow, backwards, so the first code depends on the first frames. From there on every frame is answered at once.
+        A codec that looks ahead (DAC) stays behind by what it looks at. `encode_flush` gives the rest.
 
         Args:
             waveform: [B, C, S] at the codec's rate.
             state: from `encode_state` or the step before.
 
         Returns:
-            The codes [B, K, T] of the frames that became complete, and the state for the next chunk.
+            The codes [B, K, T] of the frames that became known, and the state for the next chunk.
+
+        Raises:
+            AudioError: as in `encode`; S may be 0.
         """
-        samples = torch.cat([state.pending, self._checked(waveform, allow_empty=True)], dim=-1)
-        whole = samples.shape[-1] // self.spec.hop_length * self.spec.hop_length
-        latents, network = self.encoder.step(samples[..., :whole], state.network)
-        codes = self.quantizer.encode(latents, state.num_codebooks)
-        return codes, EncodeState(samples[..., whole:], network, state.num_codebooks)
+        chunk = checked_waveform(waveform, self.spec, self._device, channels=self.spec.channels, allow_empty=True)
+        return encode_chunk(self._streams(), self.spec, chunk, state)
 
     @torch.inference_mode()
     def encode_flush(self, state: EncodeState) -> tuple[Tensor, EncodeState]:
-        """End a stream: the partial frame that waits, filled with silence. Returns 0 or 1 frame."""
-        missing = -state.pending.shape[-1] % self.spec.hop_length
-        return self.encode_step(state.pending.new_zeros(*state.pending.shape[:2], missing), state)
+        """End a stream: the partial frame that waits, filled with silence, and all that was held back.
 
-    def decode_state(self, batch_size: int = 1) -> Any:
-        """A fresh stream of codes, or `batch_size` of them side by side."""
-        return self.decoder.initial_state(batch_size)
+        Returns:
+            The last codes [B, K, T], and the state of a fresh stream.
+        """
+        codes = finish_encoding(self._streams(), self.spec, state)
+        fresh = self.encoder.initial_state(len(codes))
+        return codes, EncodeState(state.pending[..., :0], fresh, state.num_codebooks)
+
+    def decode_state(self, batch_size: int = 1) -> DecodeState:
+        """A fresh stream of codes, or `batch_size` of them side by side.
+
+        Raises:
+            ValueError: the codec has segments, or takes whole files only.
+        """
+        return DecodeState(self._streams().decoder.initial_state(batch_size), 0)
 
     @torch.inference_mode()
-    def decode_step(self, codes: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The next frames of a stream [B, K, T] to their samples [B, C, T * hop_length]."""
-        return self._decode_frames(self.check_codes(codes), state)
+    def decode_step(self, codes: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        """The next frames of a stream [B, K, T] to the samples [B, C, S] that became known.
 
-    def check_codes(self, codes: Tensor) -> Tensor:
-        """Codes on the codec's device as int64 [B, K, T], or an error that says what is wrong with them."""
-        spec = self.spec
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= spec.num_codebooks:
-            raise CodesError(f"codes must be [B, 1 to {spec.num_codebooks}, T], not {list(codes.shape)}")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise CodesError(f"codes must be integers, not {codes.dtype}")
-        codes = codes.to(torch.int64)
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= spec.codebook_size):
-            raise CodesError(
-                f"codes range from {int(codes.min())} to {int(codes.max())}, allowed is 0 to {spec.codebook_size - 1}"
-            )
-        return codes.to(self._device)
+        S is T * hop_length, except where the decoder mirrors the start of the stream or looks ahead: see `encode_step`.
+        """
+        codes = checked_codes(codes, self.spec, self._device)
+        return decode_chunk(self._streams(), self.spec, codes, state)
+
+    @torch.inference_mode()
+    def decode_flush(self, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        """End a stream: the samples that were held back, up to the end of the last frame, and a fresh state."""
+        nothing = torch.zeros(batch_size(state), self.spec.channels, 0, device=self._device)
+        waveform = finish_decoding(self._streams(), state, nothing)
+        return waveform, self.decode_state(len(waveform))
+
+    def reset_encoding(self, state: EncodeState, rows: Sequence[int]) -> EncodeState:
+        """Some streams of a batch start anew, the others go on; ValueError as in `reset_streams`."""
+        fresh = EncodeState(state.pending[:1, :, :0], self.encoder.initial_state(1), state.num_codebooks)
+        return reset_streams(state, rows, fresh)
+
+    def reset_decoding(self, state: DecodeState, rows: Sequence[int]) -> DecodeState:
+        """Some streams of a batch start anew, the others go on; ValueError as in `reset_streams`."""
+        return reset_streams(state, rows, self.decode_state())
 
     @property
     def _device(self) -> torch.device:
-        return self.quantizer.codebooks.device
+        first: Tensor = next(iter(self.state_dict(keep_vars=True).values()))
+        return first.device
 
-    def _frames_per_step(self) -> int:
-        return max(1, STEP_SECONDS * self.spec.sample_rate // self.spec.hop_length)
+    @property
+    def _networks(self) -> Networks:
+        return Networks(self.encoder, self.decoder, self.quantizer)
 
-    def _checked(self, waveform: Tensor, *, allow_empty: bool = False) -> Tensor:
-        """[B, C, S] float32 on the codec's device."""
-        if waveform.dim() == 2:
-            waveform = waveform.unsqueeze(0)
-        if waveform.dim() != 3 or waveform.shape[1] != self.spec.channels:
-            raise AudioError(f"waveform must be [{self.spec.channels}, S] or [B, C, S], not {list(waveform.shape)}")
-        if not waveform.is_floating_point():
-            raise AudioError(f"waveform must be floats in [-1, 1], not {waveform.dtype}")
-        if waveform.shape[-1] == 0 and not allow_empty:
-            raise AudioError("waveform has no samples")
-        if not bool(torch.isfinite(waveform).all()):
-            raise AudioError("waveform has samples that are NaN or infinite")
-        return waveform.to(self._device, torch.float32)
-
-    def _encode_padded(self, waveform: Tensor, num_codebooks: int) -> Tensor:
-        """[B, C, S] to [B, K, ceil(S / hop_length)]."""
-        hop = self.spec.hop_length
+    def _streams(self) -> Networks:
         if not self.streamable:
-            return self.quantizer.encode(self.encoder(waveform), num_codebooks)
-        waveform = F.pad(waveform, (0, -waveform.shape[-1] % hop))
-        network = self.encoder.initial_state(waveform.shape[0])
-        pieces = []
-        for chunk in torch.split(waveform, self._frames_per_step() * hop, dim=-1):
-            latents, network = self.encoder.step(chunk, network)
-            pieces.append(self.quantizer.encode(latents, num_codebooks))
-        return torch.cat(pieces, dim=-1)
+            what = "codes a file in segments" if self.spec.segment is not None else "takes whole files"
+            raise ValueError(f"codec {self.name!r} {what}: it has no streams, use encode and decode")
+        return self._networks
 
-    def _decode_frames(self, codes: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.decoder.step(self.quantizer.decode(codes), state)
+    @property
+    def _frames_per_step(self) -> int:
+        seconds = STEP_SECONDS.get(self._device.type, 1)
+        return max(1, seconds * self.spec.sample_rate // self.spec.hop_length)
+
+    def _shared_passes(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Which items go through the networks together, so that none hears another's length."""
+        causal = self.streamable and is_causal(self.spec)
+        groups: dict[tuple[str, int], list[int]] = {}
+        for index, length in enumerate(lengths):
+            frames = self.spec.num_frames(length)
+            if causal and frames >= self.start_frames:
+                key = ("together", 0)
+            else:
+                key = ("equal", frames) if self.streamable else ("alone", index)
+            groups.setdefault(key, []).append(index)
+        yield from groups.values()
+
+    def _encode_chunks(self, chunks: Iterable[Tensor], num_codebooks: int) -> tuple[Tensor, Tensor | None]:
+        """A waveform in chunks [B, C, n] to its codes [B, K, T] and scales [B, N]."""
+        if self.spec.segment is not None:
+            return encode_segments(self._networks, chunks, self.spec.segment, num_codebooks)
+        if not self.streamable:
+            return self._encode_whole(torch.cat(list(chunks), dim=-1), num_codebooks), None
+        step = self._frames_per_step * self.spec.hop_length  # equal steps: equal codes, however the waveform came
+        return encode_stream(self._networks, self.spec, cut(chunks, step, step), num_codebooks), None
+
+    def _decode_pieces(self, codes: Tensor, scales: Tensor | None, num_samples: int) -> Iterator[Tensor]:
+        """Codes and scales, checked, to the waveform, [B, C, n] at a time."""
+        if self.spec.segment is not None:
+            frames = frames_by_segment(self.spec, num_samples)
+            return decode_segments(self._networks, codes, scales, frames, self.spec.segment.stride)
+        if not self.streamable:
+            return iter([self._decode_whole(codes, num_samples)])
+        return decode_stream(self._networks, self.spec, codes, self._frames_per_step)
+
+    def _encode_whole(self, waveform: Tensor, num_codebooks: int) -> Tensor:
+        """A whole file at once, for networks that look at its end: [B, C, S] to [B, K, T]."""
+        return self.quantizer.encode(self.encoder(waveform), num_codebooks)
+
+    def _decode_whole(self, codes: Tensor, num_samples: int) -> Tensor:  # noqa: ARG002 - adapters may need it
+        """All codes at once: [B, K, T] to [B, C, about num_samples]."""
+        waveform: Tensor = self.decoder(self.quantizer.decode(codes))
+        return waveform

@@ -1,78 +1,46 @@
-"""Causal convolutions that stream: each layer takes a chunk and its state, and returns its output and the next state.
+"""Convolutions that stream: each layer takes a chunk and its state, and returns its output and the next state.
 
-Zeros stand before the first sample, so that cutting a stream into chunks changes nothing:
+Cutting a stream into chunks changes nothing, because the state holds what later windows still need:
 
-    past = what the kernel still needs of earlier chunks, zeros at first
-
-        0 0 | a b c | d e f          kernel 3: the window of d is (b, c, d),
-              └─┬─┘   └─┬─┘          so (b, c) is the state after the first chunk
+    left padding = 0 0                   kernel 3: the window of d is (b, c, d),
+        0 0 | a b c | d e f              so (b, c) is the state after the first chunk
+              └─┬─┘   └─┬─┘
               chunk   chunk
 
-The whole-file call, `forward`, equals one big step from a fresh state. Names of parameters are those of EnCodec's
-checkpoints with the doubled wrapper taken out: `...conv.conv.weight` there is `...conv.weight` here.
+A causal layer answers at once. A layer that looks ahead answers when what it looks at has arrived, and `finish` gives
+the rest at the end of the stream. So does a layer that mirrors the start of the stream (`pad_mode` "reflect", as the
+released EnCodec weights need it): what stands before the first sample are the samples after it, backwards, so the
+first chunk is held until as many have arrived as the mirror shows.
+
+Names of parameters are those of EnCodec's checkpoints with the doubled wrapper taken out: `...conv.conv.weight` there
+is `...conv.weight` here.
 """
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
-from tokenizer.spec import PadMode
-
-State: TypeAlias = Any
-"""Nested tuples of tensors, batch first, of a shape that only the layer itself knows. Empty where nothing is kept."""
+from tokenizer.network_config import Norm, PadMode
+from tokenizer.streaming_layer import StreamingLayer, StreamStart
 
 
-class StreamingLayer(nn.Module, ABC):
-    """A layer whose state is an argument and a result, so that one module serves any number of streams."""
-
-    @abstractmethod
-    def initial_state(self, batch_size: int) -> State:
-        """State of `batch_size` streams that have heard nothing yet."""
-
-    @abstractmethod
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Process the next chunk [B, C, S] of every stream; an empty chunk is allowed and changes nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Process whole streams [B, C, S]: one step from a fresh state."""
-        return self.step(x, self.initial_state(x.shape[0]))[0]
-
-
-class Chain(nn.Sequential, StreamingLayer):
-    """Layers one after the other; the state is the tuple of theirs. Layers without a `step` keep none."""
-
-    def initial_state(self, batch_size: int) -> State:
-        """State of every layer, () for those that keep none."""
-        return tuple(layer.initial_state(batch_size) if isinstance(layer, StreamingLayer) else () for layer in self)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Pass a chunk through every layer."""
-        next_state: list[State] = []
-        for layer, past in zip(self, state, strict=True):
-            x, kept = layer.step(x, past) if isinstance(layer, StreamingLayer) else (layer(x), ())
-            next_state.append(kept)
-        return x, tuple(next_state)
-
-
-class CausalConv1d(StreamingLayer):
-    """A convolution that sees only the present and the past: [B, C_in, S] -> [B, C_out, S / stride].
+class Conv1d(StreamingLayer):
+    """A convolution: [B, C_in, S] -> [B, C_out, S / stride].
 
     Args:
         in_channels: C_in.
         out_channels: C_out.
         kernel_size: taps; at least `stride`.
         stride: samples per output sample.
-        dilation: distance between taps; 1 where stride is not.
-        pad_mode: what stands before the first sample, "constant" for zeros. With "reflect", as in EnCodec's weights,
-            the start of the file is mirrored there: then `forward` works and streaming does not.
+        dilation: distance between taps.
+        causal: whether it sees only the present and the past; otherwise the windows are centred.
+        pad_mode: what stands before the first sample and, where the layer looks ahead, after the last one.
+        norm: "time_group_norm" adds a normalisation over all channels and samples. Such a layer cannot stream.
 
-    Source: EnCodec, arXiv:2210.13438, 3.1 (streamable).
+    Source: EnCodec, arXiv:2210.13438, 3.1.
     """
 
     def __init__(
@@ -83,34 +51,57 @@ class CausalConv1d(StreamingLayer):
         *,
         stride: int = 1,
         dilation: int = 1,
+        causal: bool = True,
         pad_mode: PadMode = "constant",
+        norm: Norm = "weight_norm",
     ) -> None:
         super().__init__()
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation)
+        self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else None
         self.in_channels, self.out_channels, self.stride, self.pad_mode = in_channels, out_channels, stride, pad_mode
-        self.context = (kernel_size - 1) * dilation - (stride - 1)  # past samples that the first window reaches
-        if self.context < 0:
+        self.reach = (kernel_size - 1) * dilation + 1  # samples that one window spans
+        context = self.reach - stride
+        if context < 0:
             raise ValueError(f"kernel_size {kernel_size} is shorter than stride {stride}: samples would be skipped")
+        self.right = 0 if causal else context // 2
+        self.left = context - self.right
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros [B, C_in, context].
+    @property
+    def mirrors(self) -> bool:
+        """Whether the start of a stream must be heard before its first window is known."""
+        return self.pad_mode == "reflect" and self.left > 0
+
+    def initial_state(self, batch_size: int) -> Tensor | StreamStart:
+        """The left padding, [B, C_in, left] zeros; an empty StreamStart where the padding mirrors what comes.
 
         Raises:
-            ValueError: the layer pads by reflection.
+            ValueError: the layer normalises over time, or mirrors the end of the stream.
         """
-        if self.pad_mode == "reflect" and self.context > 0:
-            raise ValueError(
-                "pad_mode 'reflect' cannot stream: reflect padding mirrors samples that a stream has not heard yet"
-            )
-        return self.conv.weight.new_zeros(batch_size, self.in_channels, self.context)
+        if self.norm is not None:
+            raise ValueError("time_group_norm cannot stream: it averages over samples that have not been heard")
+        if self.mirrors and self.right > 0:
+            raise ValueError("pad_mode 'reflect' streams in causal layers only")
+        width = 0 if self.mirrors else self.left
+        zeros = self.conv.weight.new_zeros(batch_size, self.in_channels, width)
+        return StreamStart(zeros) if self.mirrors else zeros
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole strides [B, C_in, T * stride] -> [B, C_out, T]; the last `context` samples are kept."""
-        if x.shape[-1] == 0:
-            return x.new_zeros(x.shape[0], self.out_channels, 0), state
-        known = torch.cat([state, x], dim=-1)
-        y: Tensor = self.conv(known)
-        return y, known[..., known.shape[-1] - self.context :].clone()  # a view would keep the whole chunk alive
+    def step(self, x: Tensor, state: Tensor | StreamStart) -> tuple[Tensor, Tensor | StreamStart]:
+        """All windows that are full now; the samples that later windows need are kept."""
+        if not isinstance(state, StreamStart):
+            return self._windows(torch.cat([state, x], dim=-1))
+        held = torch.cat([state.held, x], dim=-1)
+        if held.shape[-1] <= self.left:
+            return x.new_zeros(x.shape[0], self.out_channels, 0), StreamStart(held)
+        return self._windows(functional.pad(held, (self.left, 0), mode="reflect"))
+
+    def finish(self, state: Tensor | StreamStart) -> Tensor | None:
+        """The windows that reach beyond the end, and those of a stream that was too short to be mirrored."""
+        if isinstance(state, StreamStart):
+            if state.held.shape[-1] == 0:
+                return None
+            y: Tensor = self.conv(_reflect_pad(state.held, (self.left, 0)))
+            return y
+        return self._windows(functional.pad(state, (0, self.right)))[0] if self.right else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Whole file [B, C_in, S] -> [B, C_out, ceil(S / stride)]: padded to whole strides on the right, if need be."""
@@ -118,41 +109,91 @@ class CausalConv1d(StreamingLayer):
             return x.new_zeros(x.shape[0], self.out_channels, 0)
         missing = -x.shape[-1] % self.stride
         pad = _reflect_pad if self.pad_mode == "reflect" else functional.pad
-        y: Tensor = self.conv(pad(x, (self.context, missing)))
-        return y
+        y: Tensor = self.conv(pad(x, (self.left, self.right + missing)))
+        return y if self.norm is None else self.norm(y)
+
+    def _windows(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        count = max(0, (known.shape[-1] - self.reach) // self.stride + 1)
+        if count == 0:
+            return known.new_zeros(known.shape[0], self.out_channels, 0), known
+        y: Tensor = self.conv(known)
+        return y, known[..., count * self.stride :].clone()  # a view would keep the whole chunk alive
 
 
-class CausalConvTranspose1d(StreamingLayer):
+class ConvTranspose1d(StreamingLayer):
     """Upsampling by overlap-add: [B, C_in, T] -> [B, C_out, T * stride].
 
     Each input frame adds `kernel_size` samples to the output, starting at its own hop. What reaches beyond the last
     hop of a chunk is its tail, [B, C_out, kernel_size - stride]: it waits in the state, without the bias, which every
-    output sample must get once. At the end of a file the tail is dropped (trimmed right).
+    output sample must get once.
 
-    Source: EnCodec, arXiv:2210.13438, 3.1 (streamable).
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: samples that a frame adds to; at least `stride`.
+        stride: samples per frame.
+        trim: samples dropped at the start and at the end of a stream; None drops the last tail only, which is causal.
+        norm: as in Conv1d, before trimming.
+
+    Source: EnCodec, arXiv:2210.13438, 3.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int,
+        trim: tuple[int, int] | None = None,
+        norm: Norm = "weight_norm",
+    ) -> None:
         super().__init__()
         self.convtr = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride)
+        self.norm = nn.GroupNorm(1, out_channels) if norm == "time_group_norm" else None
         self.out_channels, self.stride = out_channels, stride
         self.overlap = kernel_size - stride
         if self.overlap < 0:
             raise ValueError(f"kernel_size {kernel_size} is shorter than stride {stride}: samples would stay empty")
+        self.trim = (0, self.overlap) if trim is None else trim
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """An empty tail: zeros [B, C_out, kernel_size - stride]."""
-        return self.convtr.weight.new_zeros(batch_size, self.out_channels, self.overlap)
+    def initial_state(self, batch_size: int) -> StreamStart:
+        """An empty tail: zeros [B, C_out, kernel_size - stride].
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        Raises:
+            ValueError: the layer normalises over time.
+        """
+        if self.norm is not None:
+            raise ValueError("time_group_norm cannot stream: it averages over samples that have not been heard")
+        return StreamStart(self.convtr.weight.new_zeros(batch_size, self.out_channels, self.overlap))
+
+    def step(self, x: Tensor, state: Tensor | StreamStart) -> tuple[Tensor, Tensor | StreamStart]:
         """Frames [B, C_in, T] -> [B, C_out, T * stride], with the tail of the chunk before added in."""
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0), state
         y = functional.conv_transpose1d(x, self.convtr.weight, stride=self.stride)  # [B, C_out, T * stride + overlap]
-        y = y + functional.pad(state, (0, y.shape[-1] - self.overlap))
-        ready = x.shape[-1] * self.stride
-        bias = self.convtr.bias
-        return y[..., :ready] if bias is None else y[..., :ready] + bias[:, None], y[..., ready:].clone()
+        ready, first = x.shape[-1] * self.stride, 0
+        if isinstance(state, StreamStart):
+            first = self.trim[0]
+        else:
+            y[..., : self.overlap] += state
+        return self._biased(y[..., first:ready]), y[..., ready:].clone()
+
+    def finish(self, state: Tensor | StreamStart) -> Tensor | None:
+        """The last tail, as far as it is not trimmed."""
+        kept = self.overlap - self.trim[1]
+        return None if isinstance(state, StreamStart) or kept <= 0 else self._biased(state[..., :kept])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All frames [B, C_in, T] at once."""
+        if x.shape[-1] == 0:
+            return x.new_zeros(x.shape[0], self.out_channels, 0)
+        y: Tensor = self.convtr(x)
+        y = y if self.norm is None else self.norm(y)
+        return y[..., self.trim[0] : y.shape[-1] - self.trim[1]]
+
+    def _biased(self, y: Tensor) -> Tensor:
+        return y if self.convtr.bias is None else y + self.convtr.bias[:, None]
 
 
 def apply_weight_norm(module: nn.Module) -> None:

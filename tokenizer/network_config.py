@@ -20,7 +20,8 @@ def require_positive(settings: Any, *names: str) -> None:
     """Raise ValueError where one of the named integers is not positive, or is absurdly large."""
     for name in names:
         value = getattr(settings, name)
-        require(isinstance(value, int) and 1 <= value <= _MAX_SETTING, f"{name} {value!r} is not in [1, {_MAX_SETTING}]")
+        valid = isinstance(value, int) and 1 <= value <= _MAX_SETTING
+        require(valid, f"{name} {value!r} is not in [1, {_MAX_SETTING}]")
 
 
 def _require_strides(strides: tuple[int, ...]) -> None:

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from tokenizer.spec import CodecSpec, PatchConfig
+from tokenizer.network_config import PatchConfig
+from tokenizer.spec import CodecSpec
+from tokenizer.streaming_layer import StreamingLayer
 
 State = tuple[Tensor, ...]
 
@@ -68,7 +70,7 @@ class BlockStack(nn.ModuleList):
         return x, tuple(next_pasts)
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(StreamingLayer):
     """Waveform to latents: patches of `context_frames` hops, the newest hop last."""
 
     def __init__(self, spec: CodecSpec) -> None:
@@ -104,12 +106,8 @@ class PatchEncoder(nn.Module):
         kept = samples[..., samples.shape[-1] - context.shape[-1] :]
         return latents.transpose(1, 2), (kept, *next_pasts)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """The whole waveform in one step from a fresh state."""
-        return self.step(waveform, self.initial_state(waveform.shape[0]))[0]
 
-
-class PatchDecoder(nn.Module):
+class PatchDecoder(StreamingLayer):
     """Latents to waveform: each frame is an inverse Fourier transform of hop_length + overlap samples."""
 
     window: Tensor
@@ -147,10 +145,6 @@ class PatchDecoder(nn.Module):
         tails = torch.cat([tail.unsqueeze(2), overlaps], dim=2)  # [B, C, T + 1, overlap], tail t under frame t
         faded = F.pad(tails[:, :, :-1], (0, self.hop_length - self.overlap))
         return (body + faded).flatten(2), (tails[:, :, -1], *next_pasts)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """All frames in one step from a fresh state."""
-        return self.step(latents, self.initial_state(latents.shape[0]))[0]
 
 
 def _config(spec: CodecSpec) -> PatchConfig:

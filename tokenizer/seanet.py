@@ -3,45 +3,21 @@
     encoder  conv 7 ─ for each stride r [residual units ─ ELU ─ conv 2r / r, width x 2] ─ LSTM ─ ELU ─ conv 7
     decoder  conv 7 ─ LSTM ─ for each r, last first [ELU ─ conv^T 2r / r, width / 2 ─ residual units] ─ ELU ─ conv 7
 
-Everything is causal, and both directions stream: see `tokenizer.convolution` for what a state is. The order of layers
-and the names of parameters follow EnCodec's checkpoints.
+A residual unit is a dilated convolution into a narrow space and a 1x1 back, added to a 1x1 of its input. SoundStream is
+the same without LSTM, with three wide units of growing dilation and the bare input beside them.
+
+Causal networks stream, in both directions: see `tokenizer.convolution` for what a state is. The order of layers and the
+names of parameters follow EnCodec's checkpoints.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tokenizer.convolution import CausalConv1d, CausalConvTranspose1d, Chain, State, StreamingLayer
-from tokenizer.spec import CodecSpec, SeanetConfig
-
-
-class ResidualUnit(StreamingLayer):
-    """A dilated convolution into a narrow space and a 1x1 back, added to a 1x1 of the input: [B, C, S] -> [B, C, S]."""
-
-    def __init__(self, width: int, config: SeanetConfig, dilation: int) -> None:
-        super().__init__()
-        narrow, pad_mode = max(1, width // config.compress), config.pad_mode
-        self.block = Chain(
-            nn.ELU(),
-            CausalConv1d(width, narrow, config.residual_kernel_size, dilation=dilation, pad_mode=pad_mode),
-            nn.ELU(),
-            CausalConv1d(narrow, width, 1, pad_mode=pad_mode),
-        )
-        self.shortcut = CausalConv1d(width, width, 1, pad_mode=pad_mode)
-
-    def initial_state(self, batch_size: int) -> State:
-        """State of the dilated convolution; the 1x1 shortcut needs none."""
-        return self.block.initial_state(batch_size)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Process the next chunk."""
-        y, state = self.block.step(x, state)
-        return self.shortcut(x) + y, state
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Process whole streams."""
-        y: Tensor = self.shortcut(x) + self.block(x)
-        return y
+from tokenizer.convolution import Conv1d, ConvTranspose1d
+from tokenizer.network_config import SeanetConfig
+from tokenizer.spec import CodecSpec
+from tokenizer.streaming_layer import Chain, Residual, State, StreamingLayer
 
 
 class SkipLstm(StreamingLayer):
@@ -65,71 +41,75 @@ class SkipLstm(StreamingLayer):
         return x + y.permute(1, 2, 0), (hidden.transpose(0, 1), cell.transpose(0, 1))
 
 
-class SeanetEncoder(nn.Module):
+class SeanetEncoder(StreamingLayer):
     """Waveform to latents. Source: EnCodec, arXiv:2210.13438, 3.1, after SEANet, arXiv:2009.02095."""
 
     def __init__(self, spec: CodecSpec) -> None:
         super().__init__()
         config = _config(spec)
-        self.hop_length = spec.hop_length
-        pad_mode = config.pad_mode
         width = config.num_filters
-        layers: list[nn.Module] = [CausalConv1d(spec.channels, width, config.kernel_size, pad_mode=pad_mode)]
+        layers: list[nn.Module] = [_conv(spec.channels, width, config.kernel_size, config)]
         for stride in config.strides:
             layers += _residual_units(width, config)
-            layers += [nn.ELU(), CausalConv1d(width, 2 * width, 2 * stride, stride=stride, pad_mode=pad_mode)]
+            layers += [nn.ELU(), _conv(width, 2 * width, 2 * stride, config, stride=stride)]
             width *= 2
         layers += _lstm(width, config)
-        layers += [nn.ELU(), CausalConv1d(width, spec.latent_dim, config.last_kernel_size, pad_mode=pad_mode)]
+        layers += [nn.ELU(), _conv(width, spec.latent_dim, config.latent_kernel_size, config)]
         self.model = Chain(*layers)
+        self.start_frames = _start_frames(self.model, spec.hop_length)
 
     def initial_state(self, batch_size: int) -> State:
-        """State of streams that have heard nothing. Raises ValueError with reflect padding, which cannot stream."""
+        """State of streams that have heard nothing. Raises ValueError where the network cannot stream."""
         return self.model.initial_state(batch_size)
 
-    def step(self, waveform: Tensor, state: State) -> tuple[Tensor, State]:
-        """Whole hops of waveform [B, C, T * hop_length] to latents [B, D, T]; T may be 0."""
-        if waveform.shape[-1] % self.hop_length:
-            raise ValueError(f"{waveform.shape[-1]} samples are not a multiple of hop_length {self.hop_length}")
-        return self.model.step(waveform, state)
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next samples [B, C, S] to the latents [B, D, T] that became known; both may be empty."""
+        return self.model.step(x, state)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Whole waveform [B, C, S] to latents [B, D, ceil(S / hop_length)]: one step from a fresh state.
+    def finish(self, state: State) -> Tensor | None:
+        """End every stream: latents that were held back, or None."""
+        return self.model.finish(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole waveform [B, C, S] to latents [B, D, ceil(S / hop_length)].
 
         Where S is not a multiple of hop_length, every strided layer pads its own input on the right, as EnCodec does.
         """
-        latents: Tensor = self.model(waveform)
+        latents: Tensor = self.model(x)
         return latents
 
 
-class SeanetDecoder(nn.Module):
+class SeanetDecoder(StreamingLayer):
     """Latents to waveform: the encoder's mirror image. Source: EnCodec, arXiv:2210.13438, 3.1."""
 
     def __init__(self, spec: CodecSpec) -> None:
         super().__init__()
         config = _config(spec)
-        pad_mode = config.pad_mode
         width = config.num_filters * 2 ** len(config.strides)
-        layers: list[nn.Module] = [CausalConv1d(spec.latent_dim, width, config.kernel_size, pad_mode=pad_mode)]
+        layers: list[nn.Module] = [_conv(spec.latent_dim, width, config.kernel_size, config)]
         layers += _lstm(width, config)
         for stride in reversed(config.strides):
-            layers += [nn.ELU(), CausalConvTranspose1d(width, width // 2, 2 * stride, stride=stride)]
+            layers += [nn.ELU(), _conv_transpose(width, width // 2, stride, config)]
             width //= 2
             layers += _residual_units(width, config)
-        layers += [nn.ELU(), CausalConv1d(width, spec.channels, config.last_kernel_size, pad_mode=pad_mode)]
+        layers += [nn.ELU(), _conv(width, spec.channels, config.last_kernel_size, config)]
         self.model = Chain(*layers)
 
     def initial_state(self, batch_size: int) -> State:
-        """State of streams that have said nothing. Raises ValueError with reflect padding, which cannot stream."""
+        """State of streams that have said nothing. Raises ValueError where the network cannot stream."""
         return self.model.initial_state(batch_size)
 
-    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
-        """Latents [B, D, T] to waveform [B, C, T * hop_length]; T may be 0."""
-        return self.model.step(latents, state)
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next latents [B, D, T] to the samples [B, C, S] that became known; both may be empty."""
+        return self.model.step(x, state)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """All frames [B, D, T] to waveform [B, C, T * hop_length]: one step from a fresh state."""
-        waveform: Tensor = self.model(latents)
+    def finish(self, state: State) -> Tensor | None:
+        """End every stream: samples that were held back, or None."""
+        return self.model.finish(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All frames [B, D, T] to waveform [B, C, T * hop_length]."""
+        waveform: Tensor = self.model(x)
         return waveform
 
 
@@ -139,9 +119,53 @@ def _config(spec: CodecSpec) -> SeanetConfig:
     return spec.network
 
 
+def _conv(
+    in_channels: int, out_channels: int, kernel_size: int, config: SeanetConfig, *, stride: int = 1, dilation: int = 1
+) -> Conv1d:
+    return Conv1d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        dilation=dilation,
+        causal=config.causal,
+        pad_mode=config.pad_mode,
+        norm=config.norm,
+    )
+
+
+def _conv_transpose(in_channels: int, out_channels: int, stride: int, config: SeanetConfig) -> ConvTranspose1d:
+    trim = None if config.causal else (stride - stride // 2, stride // 2)  # the overlap of 2r / r is one stride
+    return ConvTranspose1d(in_channels, out_channels, 2 * stride, stride=stride, trim=trim, norm=config.norm)
+
+
 def _residual_units(width: int, config: SeanetConfig) -> list[nn.Module]:
-    return [ResidualUnit(width, config, config.dilation_base**index) for index in range(config.num_residual_layers)]
+    narrow = max(1, width // config.compress)
+    return [
+        Residual(
+            width,
+            Chain(
+                nn.ELU(),
+                _conv(width, narrow, config.residual_kernel_size, config, dilation=config.dilation_base**index),
+                nn.ELU(),
+                _conv(narrow, width, 1, config),
+            ),
+            _conv(width, width, 1, config) if config.conv_shortcut else None,
+        )
+        for index in range(config.num_residual_layers)
+    ]
 
 
 def _lstm(width: int, config: SeanetConfig) -> list[nn.Module]:
     return [SkipLstm(width, config.num_lstm_layers)] if config.num_lstm_layers else []
+
+
+def _start_frames(model: Chain, hop_length: int) -> int:
+    """Frames that must have been heard before every layer can mirror the start of the stream; 0 without mirrors."""
+    frames, samples_per_input = 0, 1
+    for layer in model.modules():
+        if isinstance(layer, Conv1d):
+            if layer.mirrors:
+                frames = max(frames, -(-(layer.left + 1) * samples_per_input // hop_length))
+            samples_per_input *= layer.stride
+    return frames

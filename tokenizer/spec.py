@@ -154,11 +154,10 @@ class CodecSpec:
         if network_type is None:
             raise ValueError(f"family {plain.get('family')!r} is not one of {sorted(FAMILIES)}")
         try:
-            network = {
-                key: tuple(v) if isinstance(v, list) else v for key, v in dict(plain.pop("network", {})).items()
-            }
+            network = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(plain.pop("network", {})).items()}
             if plain.get("segment") is not None:
                 plain["segment"] = SegmentConfig(**plain["segment"])
-            return cls(network=network_type(**network), **plain)
+            settings: Any = network_type
+            return cls(network=settings(**network), **plain)
         except TypeError as error:
             raise ValueError(f"codec config: {error}") from error

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
-from tokenizer.codec import Codec, build_networks
+from tokenizer.codec import Codec
 from tokenizer.convolution import apply_weight_norm, fold_weight_norm
 from tokenizer.losses import MelLoss, time_loss
+from tokenizer.networks import build_networks
 from tokenizer.spec import CodecSpec
 
 
@@ -54,7 +55,7 @@ class TrainableCodec(nn.Module):
     def __init__(self, spec: CodecSpec, quantizer: QuantizerTraining, objective: Objective) -> None:
         super().__init__()
         self.spec, self.objective = spec, objective
-        self.encoder, self.decoder = build_networks(spec)
+        self.encoder, self.decoder, _ = build_networks(spec)
         apply_weight_norm(self.encoder)
         apply_weight_norm(self.decoder)
         self.quantizer = ResidualVQ(
@@ -113,5 +114,5 @@ class TrainableCodec(nn.Module):
             target.load_state_dict(learned.state_dict())
             fold_weight_norm(target)
         tables = [layer._codebook.embed[0] for layer in self.quantizer.layers]  # noqa: SLF001
-        codec.quantizer.codebooks.copy_(torch.stack(tables))
+        codec.quantizer.set_codebooks(torch.stack(tables))
         return codec.eval()

@@ -1,5 +1,6 @@
 """Laws of every codec, whichever family it is of."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -61,55 +62,50 @@ def test_decoding_does_not_depend_on_chunking(tiny_codec, waveform, lengths):
         position += length
         if position >= encoded.codes.shape[-1]:
             break
+    pieces.append(tiny_codec.decode_flush(state)[0])
     torch.testing.assert_close(torch.cat(pieces, dim=-1), tiny_codec.decode(encoded), atol=1e-5, rtol=0)
 
 
-@given(lengths=st.lists(st.integers(1, 700), min_size=1, max_size=6))
+@given(lengths=st.lists(st.integers(1, 60) | st.integers(1, 700), min_size=1, max_size=6))
 @hold_fixture
 def test_codes_do_not_depend_on_the_batch(tiny_codec, waveform, lengths):
     """Each item of a ragged batch gets exactly the codes that it gets alone, its last partial frame included."""
     items = [waveform[:, 50 * i : 50 * i + length] for i, length in enumerate(lengths)]
-    for item, codes in zip(items, tiny_codec.encode_batch(items), strict=True):
-        torch.testing.assert_close(codes, tiny_codec.encode(item).codes[0])
+    for item, encoded in zip(items, tiny_codec.encode_batch(items), strict=True):
+        assert torch.equal(encoded.codes, tiny_codec.encode(item).codes)
+        assert encoded.num_samples == item.shape[-1]
 
 
-def test_streams_side_by_side_do_not_touch(tiny_codec, waveform):
-    """Two streams in one batched state decode as each does alone."""
-    codes = torch.cat([tiny_codec.encode(part).codes for part in (waveform[:, :800], waveform[:, 9000:9800])])
-    state, pieces = tiny_codec.decode_state(batch_size=2), []
-    for chunk in codes.split(9, dim=-1):
-        samples, state = tiny_codec.decode_step(chunk, state)
-        pieces.append(samples)
-    both = torch.cat(pieces, dim=-1)
-    for row in range(2):
-        alone = tiny_codec.decode(Encoded(codes[row : row + 1], None, both.shape[-1]))
-        torch.testing.assert_close(both[row : row + 1], alone, atol=1e-5, rtol=0)
+@given(block=st.integers(1, 30000))
+@hold_fixture
+def test_blocks_give_the_codes_of_the_whole(tiny_codec, waveform, block):
+    """A waveform that arrives in blocks gets exactly the codes of the file, and answers come in blocks as well."""
+    whole, in_blocks = tiny_codec.encode(waveform), tiny_codec.encode_blocks(waveform.split(block, dim=-1))
+    assert torch.equal(in_blocks.codes, whole.codes)
+    assert (in_blocks.num_samples, in_blocks.source_num_samples) == (whole.num_samples, whole.source_num_samples)
+    assert torch.equal(torch.cat(list(tiny_codec.decode_blocks(whole)), dim=-1), tiny_codec.decode(whole))
 
 
-def test_reflect_padding_works_on_whole_files(waveform):
-    """As the EnCodec weights need it: same lengths, ragged batches as alone, and a clear refusal to stream."""
-    codec = make_codec(tiny_spec("seanet", pad_mode="reflect"))
-    encoded = codec.encode(waveform)
-    assert encoded.codes.shape == (1, 4, 3000)
-    assert codec.decode(encoded).shape == (1, 1, 23999)
-    short, long = codec.encode_batch([waveform[:, :100], waveform])
-    assert torch.equal(long, encoded.codes[0])
-    assert torch.equal(short, codec.encode(waveform[:, :100]).codes[0])
-    with pytest.raises(ValueError, match="reflect"):
-        codec.encode_state()
+def test_nothing_in_blocks_is_refused(tiny_codec):
+    """As an empty waveform is."""
+    for blocks in ([], [torch.zeros(1, 0)]):
+        with pytest.raises(AudioError, match="no samples"):
+            tiny_codec.encode_blocks(blocks)
 
 
 def test_long_audio_goes_through_in_steps(tiny_codec, waveform, monkeypatch):
     """Steps that bound the memory change no code and no sample."""
     encoded = tiny_codec.encode(waveform)
     decoded = tiny_codec.decode(encoded)
-    monkeypatch.setattr(type(tiny_codec), "_frames_per_step", lambda _: 100)
+    monkeypatch.setattr(type(tiny_codec), "_frames_per_step", 100)
     torch.testing.assert_close(tiny_codec.encode(waveform).codes, encoded.codes)
     torch.testing.assert_close(tiny_codec.decode(encoded), decoded, atol=1e-5, rtol=0)
 
 
-def test_the_future_changes_nothing(tiny_codec, waveform):
+@pytest.mark.parametrize("kind", ["seanet", "mirrored", "patch"])
+def test_the_future_changes_nothing(kind, waveform):
     """Causal both ways: frames before a change keep their codes, hops before a changed code keep their samples."""
+    tiny_codec = make_codec(tiny_spec(kind))
     changed = waveform.clone()
     changed[:, 1600:] = -changed[:, 1600:]
     before, after = tiny_codec.encode(waveform).codes, tiny_codec.encode(changed).codes
@@ -133,6 +129,72 @@ def test_other_sample_rates_are_resampled(tiny_codec, waveform):
     """Saying the rate of the waveform is enough; the length becomes that at the codec's rate."""
     encoded = tiny_codec.encode(waveform[:, :16000], sample_rate=16000)
     assert encoded.num_samples == 24000
+    assert tiny_codec.decode(encoded, sample_rate=16000).shape == (1, 1, 16000)
+    stereo = tiny_codec.encode(waveform[:, :16000].repeat(2, 1), sample_rate=16000)
+    assert torch.equal(stereo.codes, encoded.codes)
+
+
+@given(num_samples=st.integers(1, 400), rate_in=st.integers(8000, 50000), rate_out=st.integers(8000, 50000))
+@settings(max_examples=30, deadline=None)
+def test_lengths_survive_any_sample_rate(num_samples, rate_in, rate_out):
+    """Back at the rate it came with, audio has its length to the sample; at another one, the same duration."""
+    codec = make_codec(tiny_spec("patch"))
+    encoded = codec.encode(torch.zeros(1, num_samples), sample_rate=rate_in)
+    assert codec.decode(encoded, sample_rate=rate_in).shape[-1] == num_samples
+    assert codec.decode(encoded, sample_rate=rate_out).shape[-1] == -(-num_samples * rate_out // rate_in)
+
+
+def test_the_codec_states_its_latency(tiny_codec):
+    """A causal codec answers after each hop; one that looks ahead after as much more as its layers look at."""
+    hop = tiny_codec.spec.hop_length
+    if tiny_codec.spec.family != "dac":
+        assert tiny_codec.algorithmic_latency_s == hop / 24000
+        return
+    needed = round(tiny_codec.algorithmic_latency_s * 24000)
+    state, decoding, heard, known = tiny_codec.encode_state(), tiny_codec.decode_state(), 0, 0
+    while known < 100 * hop:  # past the start, one hop at a time
+        codes, state = tiny_codec.encode_step(torch.zeros(1, 1, hop), state)
+        samples, decoding = tiny_codec.decode_step(codes, decoding)
+        heard, known = heard + hop, known + samples.shape[-1]
+    assert heard - known == needed - hop
+
+
+def test_only_the_start_is_held_back(waveform):
+    """Mirrored padding: nothing until the first frames are there, then all of them, then every frame at once."""
+    codec = make_codec(tiny_spec("mirrored"))
+    state, counts = codec.encode_state(), []
+    for hop in waveform[None, :, :160].split(8, dim=-1):
+        codes, state = codec.encode_step(hop, state)
+        counts.append(codes.shape[-1])
+    start = codec.start_frames
+    assert counts == [0] * (start - 1) + [start] + [1] * (20 - start)
+
+
+def test_an_ended_stream_begins_anew(tiny_codec, waveform):
+    """The state that flushing returns is a fresh one."""
+    codes = []
+    state, decoding = tiny_codec.encode_state(), tiny_codec.decode_state()
+    for _ in range(2):
+        first, state = tiny_codec.encode_step(waveform[None, :, :803], state)
+        last, state = tiny_codec.encode_flush(state)
+        codes.append(torch.cat([first, last], dim=-1))
+    assert torch.equal(*codes)
+    waveforms = []
+    for _ in range(2):
+        begun, decoding = tiny_codec.decode_step(codes[0], decoding)
+        ended, decoding = tiny_codec.decode_flush(decoding)
+        waveforms.append(torch.cat([begun, ended], dim=-1))
+    assert torch.equal(*waveforms)
+    assert waveforms[0].shape == (1, 1, 808)
+
+
+def test_one_codebook_is_plain_vector_quantization(waveform):
+    """The residual of a single level is thrown away: its codes are the nearest entries."""
+    codec = make_codec(dataclasses.replace(tiny_spec("seanet"), num_codebooks=1))
+    codes = codec.encode(waveform).codes
+    nearest = torch.cdist(codec.encoder(waveform[None, :, :23992])[0].T, codec.quantizer.codebooks[0]).argmin(1)
+    assert codes.shape == (1, 1, 3000)
+    assert torch.equal(codes[0, 0, :2999], nearest)
 
 
 def test_the_identity_follows_weights_and_spec(tiny_codec):
@@ -151,7 +213,7 @@ def test_the_identity_follows_weights_and_spec(tiny_codec):
     ("bad", "reason"),
     [
         (torch.zeros(1, 0), "no samples"),
-        (torch.zeros(2, 100), r"\[1, S\]"),
+        (torch.zeros(2, 100), r"\[1, S\].*pass sample_rate"),
         (torch.zeros(100), r"\[1, S\]"),
         (torch.full((1, 100), torch.nan), "NaN"),
         (torch.full((1, 100), torch.inf), "infinite"),
@@ -173,7 +235,7 @@ def test_bad_waveforms_are_refused(tiny_codec, bad, reason):
         (torch.zeros(1, 5, 5, dtype=torch.int64), "1 to 4"),
         (torch.zeros(4, 5, dtype=torch.int64), "1 to 4"),
         (torch.zeros(1, 4, 5), "integers"),
-        (torch.zeros(1, 4, 6, dtype=torch.int64), "6 frames"),
+        (torch.zeros(1, 4, 6, dtype=torch.int64), "40 samples are 5 frames, the codes have 6"),
     ],
     ids=["too large", "negative", "too many levels", "no batch", "floats", "too many frames"],
 )
