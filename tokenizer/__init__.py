@@ -6,7 +6,8 @@ D latent dimension, H heads. S = T x hop_length.
 
 from tokenizer.audio_file import read_audio, write_audio
 from tokenizer.checkpoint import bundled_codecs, load_codec, save_codec
-from tokenizer.codec import Codec, Encoded
+from tokenizer.codec import Codec
+from tokenizer.encoded import Encoded
 from tokenizer.errors import (
     AudioError,
     BitstreamError,
@@ -15,6 +16,7 @@ from tokenizer.errors import (
     DatasetError,
     QuantoneError,
 )
+from tokenizer.foreign_checkpoint import export_codec
 from tokenizer.resample import RESAMPLER, mix_channels, resample
 from tokenizer.spec import CodecSpec
 
@@ -30,6 +32,7 @@ __all__ = [
     "Encoded",
     "QuantoneError",
     "bundled_codecs",
+    "export_codec",
     "load_codec",
     "mix_channels",
     "read_audio",

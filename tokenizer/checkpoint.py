@@ -1,24 +1,29 @@
-"""Codecs on disk: a directory with config.json and safetensors, split where a file would pass 15 MiB."""
+"""Codecs on disk: `load_codec` finds out what a source is; our own directories are read and written here.
+
+Ours are config.json and safetensors, split where a file would pass 15 MiB.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
+from tokenizer import hub
+from tokenizer.checkpoint_file import INDEX_NAME, SAFETENSORS_NAME, read_json, read_safetensors
 from tokenizer.codec import Codec
+from tokenizer.codec_weights import blamed_on, build_codec, codec_shapes, folded_weights
 from tokenizer.errors import CheckpointError
+from tokenizer.foreign_checkpoint import load_torch_codec, load_transformers_directory, require_known_model
 from tokenizer.spec import CodecSpec
 
 MODELS = Path(__file__).parent / "models"
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 15 * 2**20
-INDEX_NAME = "model.safetensors.index.json"  # names as on the Hugging Face hub
+TRANSFORMERS_PREFIX = "hf:"
 
 
 def bundled_codecs() -> list[str]:
@@ -30,40 +35,53 @@ def load_codec(source: str | Path) -> Codec:
     """Load a codec for inference, in float32 on the CPU.
 
     Args:
-        source: a bundled name such as "speech_24khz", or a directory written by `save_codec`.
+        source: one of
+            a bundled name, such as "speech_24khz";
+            a directory written by `save_codec`, or one in the layout of `transformers` (EnCodec, DAC);
+            an original EnCodec file (.th), or one of descript's DAC (.pth);
+            the name of such a directory on the Hugging Face hub, "facebook/encodec_24khz", if that can be reached;
+            "hf:" and a directory or name of the hub, for codecs that only `transformers` has.
 
     Raises:
-        CheckpointError: nothing of that name, or a directory that does not hold a whole codec.
+        CheckpointError: none of these, or not a whole codec. Files are never run, only read.
     """
-    directory = Path(source)
-    if not directory.is_dir():
-        directory = MODELS / str(source)
-        if str(source) not in bundled_codecs():
-            raise CheckpointError(
-                f"no codec {str(source)!r}: not a directory, and the bundled ones are {', '.join(bundled_codecs())}"
-            )
-    config = _read_json(directory / "config.json")
-    if config.get("format") != FORMAT_VERSION:
-        raise CheckpointError(f"{directory}: format {config.get('format')!r}, this version reads {FORMAT_VERSION}")
-    try:
-        codec = Codec(CodecSpec.from_dict(config["spec"]), name=str(config["name"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / 'config.json'}: {error}") from error
-    _fill(codec, _read_tensors(directory), directory)
-    return codec.eval().requires_grad_(requires_grad=False)
+    text = str(source)
+    if text.startswith(TRANSFORMERS_PREFIX):
+        from tokenizer.transformers_codec import load_transformers_codec
+
+        return load_transformers_codec(text.removeprefix(TRANSFORMERS_PREFIX))
+    path = Path(source)
+    with blamed_on(text[:200]):
+        is_directory, is_file = _kind(path)
+    if is_directory and text:
+        return _load_directory(path, name=path.resolve().name)
+    if is_file:
+        if path.suffix == ".safetensors":
+            raise CheckpointError(f"{path}: weights alone; pass the directory, which has config.json beside them")
+        return load_torch_codec(path)
+    if text in bundled_codecs():
+        return _load_directory(MODELS / text, name=text)
+    if isinstance(source, str) and hub.is_repository(text) and path.suffix not in (".th", ".pth"):
+        return _load_from_hub(text)
+    raise CheckpointError(
+        f"no codec {text[:200]!r}: neither a file, nor a directory, nor a name on the Hugging Face hub (owner/name), "
+        f"and the bundled ones are {', '.join(bundled_codecs())}"
+    )
 
 
 def save_codec(codec: Codec, directory: str | Path, *, half: bool = False) -> None:
     """Write config.json and the weights; `half` stores them in 16 bits, which makes it another codec by its sha256."""
     directory = Path(directory)
+    with blamed_on(codec.name):
+        weights = folded_weights(codec)
     directory.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
-    tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in codec.state_dict().items()}
+    tensors = {key: value.to(dtype).contiguous() for key, value in weights.items()}
     for stale in directory.glob("model*.safetensors*"):
         stale.unlink()
     shards = _split(tensors)
     if len(shards) == 1:
-        _write(shards[0], directory / "model.safetensors")
+        _write(shards[0], directory / SAFETENSORS_NAME)
     else:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
         for name, shard in zip(names, shards, strict=True):
@@ -92,40 +110,32 @@ def _split(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return shards
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _kind(path: Path) -> tuple[bool, bool]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
+        return path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long for any file
+        raise ValueError(error.strerror) from error
 
 
-def _read_tensors(directory: Path) -> dict[str, Tensor]:
-    names = ["model.safetensors"]
-    if (directory / INDEX_NAME).exists():
-        weight_map = _read_json(directory / INDEX_NAME).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{directory / INDEX_NAME}: no weight_map")
-        names = sorted({Path(str(name)).name for name in weight_map.values()})  # never outside the directory
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            tensors.update(load_file(directory / name))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{directory / name}: {error}") from error
-    return tensors
+def _load_directory(directory: Path, *, name: str) -> Codec:
+    """Ours by its "format", that of transformers by its "model_type"."""
+    config = read_json(directory / "config.json")
+    if "format" not in config and "model_type" in config:
+        return load_transformers_directory(directory, name=name)
+    if config.get("format") != FORMAT_VERSION:
+        raise CheckpointError(f"{directory}: format {config.get('format')!r:.60}, this version reads {FORMAT_VERSION}")
+    with blamed_on(directory / "config.json"):
+        spec, own_name = CodecSpec.from_dict(config["spec"]), str(config["name"])
+        shapes = codec_shapes(spec)
+    tensors = read_safetensors(directory)
+    with blamed_on(directory):
+        return build_codec(spec, tensors, shapes, name=own_name)
 
 
-def _fill(codec: Codec, tensors: dict[str, Tensor], directory: Path) -> None:
-    expected = codec.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unknown:
-        raise CheckpointError(f"{directory}: weights missing {missing[:3]}, not of this codec {unknown[:3]}")
-    for key, value in tensors.items():
-        if value.shape != expected[key].shape:
-            raise CheckpointError(f"{directory}: {key} is {list(value.shape)}, not {list(expected[key].shape)}")
-        if not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{directory}: {key} has values that are NaN or infinite")
-    codec.load_state_dict({key: value.float() for key, value in tensors.items()})
+def _load_from_hub(repository: str) -> Codec:
+    snapshot = hub.download_config(repository)
+    config = read_json(snapshot.directory / "config.json")
+    if "format" not in config:
+        require_known_model(config, repository)  # before gigabytes of something else are downloaded
+    hub.download_weights(snapshot)
+    return _load_directory(snapshot.directory, name=repository)
