@@ -23,6 +23,7 @@ from pipelines.cli_arguments import (
     check_dataset,
     check_source,
 )
+from pipelines.cli_bench import bench
 from pipelines.cli_outcome import FAILED, run
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a model by a recipe.", no_args_is_help=True)
 app.add_typer(train, name="train")
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +71,7 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out-dir", "-o", help="Folder for everything it makes.")] = Path(
         "quantone-demo"
     ),
-    codec: Annotated[str, typer.Option(help="Bundled name or codec directory.")] = "speech_24khz",
+    codec: Annotated[str, typer.Option(help="Bundled name, directory, file or hub name.")] = "speech_24khz",
 ) -> None:
     """The whole round trip on bundled speech, with a report to look at.
 
@@ -86,10 +88,29 @@ def demo(
 
 
 @app.command()
+def codecs() -> None:
+    """Which codecs there are: rates, bandwidths, latency, parameters.
+
+    The first ones are bundled. For the others bring weights: --codec takes a directory or file (EnCodec, DAC), a name
+    on the Hugging Face hub, or hf:NAME for codecs that only transformers has.
+
+    Examples:
+      quantone codecs
+    """
+    from rich.console import Console
+
+    from pipelines.codec_table import codecs_table
+    from tokenizer import bundled_codecs
+
+    Console().print(codecs_table())
+    typer.echo(f"with weights: {', '.join(bundled_codecs())}; for the others bring yours, see docs/codec.md")
+
+
+@app.command()
 def tokenize(
     source: Annotated[str, typer.Argument(help="Directory, file or glob of audio; local or s3://.")],
     dataset: Annotated[str, typer.Argument(help="Directory or s3:// URI to write.")],
-    codec: Annotated[str, typer.Option(help="Bundled name or codec directory.")] = "speech_24khz",
+    codec: Annotated[str, typer.Option(help="Bundled name, directory, file or hub name.")] = "speech_24khz",
     bandwidth: Bandwidth = None,
     num_workers: Workers = None,
     gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPUs each process takes, such as 0.5.")] = 0.0,
@@ -253,7 +274,7 @@ def train_codec_command(
 
 @app.command()
 def evaluate(
-    codec: Annotated[str, typer.Argument(help="Bundled name or codec directory.")],
+    codec: Annotated[str, typer.Argument(help="Bundled name, directory, file or hub name.")],
     folder: Annotated[Path, typer.Argument(help="Folder of audio to measure on.")],
     bandwidth: Bandwidths = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many files.")] = None,

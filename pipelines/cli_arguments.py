@@ -36,12 +36,20 @@ def check(condition: bool, message: str) -> None:
 
 
 def check_codec(codec: str) -> None:
-    """A bundled name or a directory."""
+    """Something that `load_codec` may find: it is loaded, and judged, when it is used."""
     from tokenizer import bundled_codecs
+    from tokenizer.hub import is_repository
+    from tokenizer.presets import PRESETS
 
-    known = ", ".join(bundled_codecs())
-    found = Path(codec).is_dir() or codec in bundled_codecs()
-    check(found, f"no codec {codec!r}: not a directory, and the bundled ones are {known}")
+    bundled = bundled_codecs()
+    found = Path(codec).exists() or codec in bundled or codec.startswith("hf:") or is_repository(codec)
+    if codec in PRESETS:
+        check(found, f"codec {codec!r} is a preset without bundled weights: pass the file or directory that has them")
+    check(
+        found,
+        f"no codec {codec!r}: no such file or directory, not owner/name on the Hugging Face hub, "
+        f"and the bundled ones are {', '.join(bundled)}",
+    )
 
 
 def check_source(source: str) -> None:

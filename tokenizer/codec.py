@@ -14,11 +14,11 @@ from tokenizer.door import checked_block, checked_codes, checked_scales, checked
 from tokenizer.encoded import Encoded
 from tokenizer.errors import AudioError, CodesError
 from tokenizer.networks import Networks, build_networks, is_causal, is_streamable, lookahead
-from tokenizer.resample import mix_channels, resample
+from tokenizer.resample import StreamingResampler, mix_channels, resample
 from tokenizer.seanet import SeanetEncoder
 from tokenizer.segments import cut, decode_segments, encode_segments, frames_by_segment
 from tokenizer.spec import CodecSpec
-from tokenizer.stream_state import DecodeState, EncodeState, batch_size, reset_streams
+from tokenizer.stream_state import DecodeState, EncodeState, batch_size
 from tokenizer.streams import (
     decode_chunk,
     decode_stream,
@@ -174,12 +174,10 @@ class Codec(nn.Module):
         lengths = {"in": 0, "out": 0}
 
         def arriving() -> Iterator[Tensor]:
-            from tokenizer.resample import StreamingResampler
-
             resampler = StreamingResampler(rate, spec.sample_rate)
             state = resampler.initial_state(spec.channels)
             for block in blocks:
-                channels = None if sample_rate else spec.channels
+                channels = block.shape[0] if sample_rate else spec.channels
                 checked = checked_block(block, spec, self._device, channels=channels, allow_empty=True)
                 lengths["in"] += checked.shape[-1]
                 piece, state = resampler.step(mix_channels(checked, spec.channels), state)
@@ -307,15 +305,6 @@ class Codec(nn.Module):
         nothing = torch.zeros(batch_size(state), self.spec.channels, 0, device=self._device)
         waveform = finish_decoding(self._streams(), state, nothing)
         return waveform, self.decode_state(len(waveform))
-
-    def reset_encoding(self, state: EncodeState, rows: Sequence[int]) -> EncodeState:
-        """Some streams of a batch start anew, the others go on; ValueError as in `reset_streams`."""
-        fresh = EncodeState(state.pending[:1, :, :0], self.encoder.initial_state(1), state.num_codebooks)
-        return reset_streams(state, rows, fresh)
-
-    def reset_decoding(self, state: DecodeState, rows: Sequence[int]) -> DecodeState:
-        """Some streams of a batch start anew, the others go on; ValueError as in `reset_streams`."""
-        return reset_streams(state, rows, self.decode_state())
 
     @property
     def _device(self) -> torch.device:

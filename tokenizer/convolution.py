@@ -88,7 +88,7 @@ class Conv1d(StreamingLayer):
     def step(self, x: Tensor, state: Tensor | StreamStart) -> tuple[Tensor, Tensor | StreamStart]:
         """All windows that are full now; the samples that later windows need are kept."""
         if not isinstance(state, StreamStart):
-            return self._windows(torch.cat([state, x], dim=-1))
+            return self._windows(torch.cat([state, x], dim=-1) if state.shape[-1] else x)
         held = torch.cat([state.held, x], dim=-1)
         if held.shape[-1] <= self.left:
             return x.new_zeros(x.shape[0], self.out_channels, 0), StreamStart(held)
@@ -107,9 +107,10 @@ class Conv1d(StreamingLayer):
         """Whole file [B, C_in, S] -> [B, C_out, ceil(S / stride)]: padded to whole strides on the right, if need be."""
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0)
-        missing = -x.shape[-1] % self.stride
-        pad = _reflect_pad if self.pad_mode == "reflect" else functional.pad
-        y: Tensor = self.conv(pad(x, (self.left, self.right + missing)))
+        padding = (self.left, self.right + -x.shape[-1] % self.stride)
+        if any(padding):
+            x = _reflect_pad(x, padding) if self.pad_mode == "reflect" else functional.pad(x, padding)
+        y: Tensor = self.conv(x)
         return y if self.norm is None else self.norm(y)
 
     def _windows(self, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,6 +213,8 @@ def fold_weight_norm(module: nn.Module) -> None:
 
 def _reflect_pad(x: Tensor, padding: tuple[int, int]) -> Tensor:
     """Mirror both ends; an input that is too short to be mirrored gets zeros on its right first, as in EnCodec."""
-    short_by = max(0, max(padding) + 1 - x.shape[-1])
+    short_by = max(padding) + 1 - x.shape[-1]
+    if short_by <= 0:
+        return functional.pad(x, padding, mode="reflect")
     padded = functional.pad(functional.pad(x, (0, short_by)), padding, mode="reflect")
     return padded[..., : padded.shape[-1] - short_by]

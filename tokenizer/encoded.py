@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tokenizer.errors import CodesError
@@ -40,3 +41,27 @@ class Encoded:
         if wanted > have:
             raise CodesError(f"{bandwidth_kbps:g} kbps needs {wanted} levels, the codes have {have}")
         return wanted
+
+
+class CodeBuffer:
+    """Codes of a stream of unknown length, at rest: two bytes each, not eight, which counts in ten hours of them."""
+
+    def __init__(self, codebook_size: int) -> None:
+        self._dtype = torch.int16 if codebook_size <= 2**15 else torch.int32
+        self._pieces: list[Tensor] = []
+
+    def append(self, codes: Tensor) -> None:
+        """Codes [B, K, T] of the next frames."""
+        if codes.shape[-1]:
+            self._pieces.append(codes.to(self._dtype))
+
+    def gathered(self) -> Tensor:
+        """All codes [B, K, T] as int64. Something must have been appended."""
+        first = self._pieces[0]
+        num_frames = sum(piece.shape[-1] for piece in self._pieces)
+        codes = torch.empty(*first.shape[:-1], num_frames, dtype=torch.int64, device=first.device)
+        start = 0
+        for piece in self._pieces:
+            codes[..., start : start + piece.shape[-1]] = piece
+            start += piece.shape[-1]
+        return codes

@@ -12,6 +12,10 @@ names of parameters follow EnCodec's checkpoints.
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import groupby
+
+import torch
 from torch import Tensor, nn
 
 from tokenizer.convolution import Conv1d, ConvTranspose1d
@@ -75,8 +79,7 @@ class SeanetEncoder(StreamingLayer):
 
         Where S is not a multiple of hop_length, every strided layer pads its own input on the right, as EnCodec does.
         """
-        latents: Tensor = self.model(x)
-        return latents
+        return _whole(self.model, x)
 
 
 class SeanetDecoder(StreamingLayer):
@@ -109,8 +112,7 @@ class SeanetDecoder(StreamingLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """All frames [B, D, T] to waveform [B, C, T * hop_length]."""
-        waveform: Tensor = self.model(x)
-        return waveform
+        return _whole(self.model, x)
 
 
 def _config(spec: CodecSpec) -> SeanetConfig:
@@ -158,6 +160,22 @@ def _residual_units(width: int, config: SeanetConfig) -> list[nn.Module]:
 
 def _lstm(width: int, config: SeanetConfig) -> list[nn.Module]:
     return [SkipLstm(width, config.num_lstm_layers)] if config.num_lstm_layers else []
+
+
+def _whole(model: Chain, x: Tensor) -> Tensor:
+    """Every layer over whole rows.
+
+    For inference on a CPU the rows of a batch take turns, so that activations stay in its caches, except in the LSTM:
+    it reads all its weights for every frame, and does so once for all rows.
+    """
+    if x.device.type != "cpu" or len(x) == 1 or torch.is_grad_enabled():
+        y: Tensor = model(x)
+        return y
+    for together, layers in groupby(model, key=lambda layer: isinstance(layer, SkipLstm)):
+        part = list(layers)
+        rows = [x] if together else x.split(1)  # type: ignore[no-untyped-call]
+        x = torch.cat([reduce(lambda y, layer: layer(y), part, row) for row in rows])
+    return x
 
 
 def _start_frames(model: Chain, hop_length: int) -> int:

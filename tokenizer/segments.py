@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from tokenizer.encoded import CodeBuffer
 from tokenizer.networks import Networks
 from tokenizer.spec import CodecSpec, SegmentConfig
 
 _SILENCE = 1e-8  # added to the loudness, so that silence can be divided by it
 
 
-_AT_ONCE = {"cuda": 16}  # segments that share a pass; on a CPU one alone fits its caches best
+_AT_ONCE = {"cuda": 16}  # segments that share a pass
 
 
 def cut(chunks: Iterable[Tensor], length: int, stride: int) -> Iterator[Tensor]:
@@ -40,15 +41,16 @@ def encode_segments(
     networks: Networks, chunks: Iterable[Tensor], segment: SegmentConfig, num_codebooks: int
 ) -> tuple[Tensor, Tensor | None]:
     """A stream [B, C, n] to the codes [B, K, T] of its segments, one after another, and their scales [B, N]."""
-    codes: list[Tensor] = []
+    buffer = CodeBuffer(networks.quantizer.codebooks.shape[1])
     scales: list[Tensor] = []
     for batch in _batches(cut(chunks, segment.length, segment.stride)):
         pieces = torch.cat(batch)
         if segment.normalize:
             pieces, loudness = normalize(pieces)
             scales += loudness.chunk(len(batch))
-        codes += networks.quantizer.encode(networks.encoder(pieces), num_codebooks).chunk(len(batch))
-    return torch.cat(codes, dim=-1), torch.stack(scales, dim=1) if scales else None
+        for codes in networks.quantizer.encode(networks.encoder(pieces), num_codebooks).chunk(len(batch)):
+            buffer.append(codes)
+    return buffer.gathered(), torch.stack(scales, dim=1) if scales else None
 
 
 def decode_segments(
@@ -71,7 +73,7 @@ def _batches(pieces: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """Consecutive pieces of one length, as many as should share a pass."""
     batch: list[Tensor] = []
     for piece in pieces:
-        if batch and (batch[0].shape[-1] != piece.shape[-1] or len(batch) == _AT_ONCE.get(piece.device.type, 1)):
+        if batch and (batch[0].shape[-1] != piece.shape[-1] or len(batch) == _AT_ONCE.get(piece.device.type, 8)):
             yield batch
             batch = []
         batch.append(piece)

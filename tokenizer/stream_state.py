@@ -50,8 +50,8 @@ def stack_states(states: Sequence[StreamState]) -> StreamState:
         raise ValueError("no states to stack")
     if len({_phase(state) for state in states}) > 1:
         raise ValueError(
-            "streams that hold back different numbers of samples cannot share a batch: feed whole frames, "
-            "and stack streams at their start with streams at their start"
+            "streams that hold back different numbers of samples, or have different numbers of codebooks, cannot share "
+            "a batch: feed whole frames, and stack streams at their start with streams at their start"
         )
     stacked: StreamState = _combined(lambda rows: torch.cat(list(rows)), *states)
     return stacked
@@ -74,7 +74,7 @@ def reset_streams(state: StreamState, rows: Sequence[int], fresh: StreamState) -
     Args:
         state: of all streams.
         rows: which ones start anew.
-        fresh: a state of one stream that has heard nothing.
+        fresh: a state of one stream that has heard nothing, from `encode_state` or `decode_state`.
 
     Raises:
         ValueError: a stream at its start holds back samples and the others do not, as with mirrored padding, or the

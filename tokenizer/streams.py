@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tokenizer.encoded import CodeBuffer
 from tokenizer.networks import Networks
 from tokenizer.spec import CodecSpec
 from tokenizer.stream_state import DecodeState, EncodeState
@@ -51,16 +52,16 @@ def finish_decoding(networks: Networks, state: DecodeState, nothing: Tensor) -> 
 def encode_stream(networks: Networks, spec: CodecSpec, chunks: Iterable[Tensor], num_codebooks: int) -> Tensor:
     """All chunks [B, C, n] of a stream, at least one, to its codes [B, K, T]."""
     state: EncodeState | None = None
-    pieces = []
+    buffer = CodeBuffer(spec.codebook_size)
     for chunk in chunks:
         if state is None:
             state = EncodeState(chunk[..., :0], networks.encoder.initial_state(chunk.shape[0]), num_codebooks)
         codes, state = encode_chunk(networks, spec, chunk, state)
-        pieces.append(codes)
+        buffer.append(codes)
     if state is None:
         raise ValueError("a stream of no chunks has no codes")
-    pieces.append(finish_encoding(networks, spec, state))
-    return torch.cat(pieces, dim=-1)
+    buffer.append(finish_encoding(networks, spec, state))
+    return buffer.gathered()
 
 
 def decode_stream(networks: Networks, spec: CodecSpec, codes: Tensor, frames_at_once: int) -> Iterator[Tensor]:

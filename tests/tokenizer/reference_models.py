@@ -3,6 +3,7 @@
 import torch
 
 from tokenizer import Codec, read_audio, resample
+from tokenizer.segments import cut, normalize
 from tokenizer.torchaudio_import import import_torchaudio
 
 DEMO_SPEECH = "pipelines/demo_speech"
@@ -67,6 +68,15 @@ def fitted_codebooks(latents, num_codebooks, codebook_size, *, seed=0):
     return torch.stack(codebooks)
 
 
+def latents_of(codec: Codec, waveform):
+    """What the codec's quantizer sees of a waveform [C, S]: [T, D]."""
+    segment = codec.spec.segment
+    if segment is None:
+        return codec.encoder(waveform[None])[0].T
+    pieces = cut([waveform[None]], segment.length, segment.stride)
+    return torch.cat([codec.encoder(normalize(piece)[0])[0].T for piece in pieces])
+
+
 def compare_codes(codec: Codec, waveform, expected, actual):
     """How many frames differ, and how many of these at a near-tie: both entries are equally far, to 1e-5.
 
@@ -79,7 +89,7 @@ def compare_codes(codec: Codec, waveform, expected, actual):
     differing = (expected != actual).any(dim=0).nonzero()[:, 0].tolist()
     if not differing:
         return 0, 0
-    latents = codec.encoder(waveform[None])[0].T
+    latents = latents_of(codec, waveform)
     ties = 0
     for frame in differing:
         level = int((expected[:, frame] != actual[:, frame]).nonzero()[0])

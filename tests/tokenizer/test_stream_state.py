@@ -58,12 +58,12 @@ def test_a_row_starts_anew_while_the_others_go_on(waveform):
     codec = make_codec(tiny_spec("patch"))
     parts = torch.stack([waveform[:, :1600], waveform[:, 9000:10600]])
     _, state = codec.encode_step(parts, codec.encode_state(2))
-    state = codec.reset_encoding(state, [1])
+    state = reset_streams(state, [1], codec.encode_state())
     codes, _ = codec.encode_step(parts, state)
     assert torch.equal(codes[1:], codec.encode(parts[1]).codes)
     assert torch.equal(codes[:1], codec.encode(torch.cat([parts[0], parts[0]], dim=-1)).codes[..., 200:])
     decoding = codec.decode_step(codes, codec.decode_state(2))[1]
-    samples, _ = codec.decode_step(codes, codec.reset_decoding(decoding, [0]))
+    samples, _ = codec.decode_step(codes, reset_streams(decoding, [0], codec.decode_state()))
     torch.testing.assert_close(samples[:1], codec.decode_step(codes[:1], codec.decode_state())[0], atol=1e-5, rtol=0)
 
 
