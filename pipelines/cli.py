@@ -96,6 +96,7 @@ def codecs() -> None:
 
     Examples:
       quantone codecs
+      quantone codecs | grep dac
     """
     from rich.console import Console
 

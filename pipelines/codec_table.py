@@ -64,3 +64,7 @@ def codecs_markdown() -> str:
     headings = tuple(heading.replace("\n", " ") for heading in _HEADINGS)
     lines = [headings, tuple("---" for _ in headings), *(row.cells() for row in codec_rows())]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    print(codecs_markdown(), end="")  # noqa: T201 - for the docs

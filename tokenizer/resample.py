@@ -1,34 +1,127 @@
-"""Sample rates and channel counts: any integer rate to any other, in blocks, with exact lengths."""
+"""Sample rates and channel counts: any integer rate to any other, whole or as a stream, with exact lengths.
+
+Outputs are computed in blocks of a fixed number, from a window of the input that reaches beyond them on both sides:
+
+    input     0 0 |----------|----------|-----      silence stands before the start and after the end
+                [ window 0 -----]
+                         [ window 1 -----]
+    output        |- block 0 -|- block 1 -|---
+
+A stream waits until a window is full. A whole file is a stream too, so how a stream is cut changes no bit.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tokenizer.errors import AudioError
-from tokenizer.torchaudio_import import import_torchaudio
+from tokenizer.sinc_filter import sinc_filter
 
 RESAMPLER = "sinc_interp_hann(lowpass_filter_width=6, rolloff=0.99)"
 """Name of the resampling filter, recorded in every dataset: codes depend on it."""
 
-_LOWPASS_FILTER_WIDTH = 6  # zero crossings of the sinc on each side
-_ROLLOFF = 0.99  # cutoff as a part of the lower Nyquist frequency
 _MAX_RESAMPLED = 2**29  # samples: 2 GiB; a tiny file that claims to be at 1 Hz would grow 24,000 times
-_BLOCK_SAMPLES = 2**18
-_MAX_KERNEL = 2**20  # weights of torchaudio's table; 44101 -> 24000 would need a thousand times as many
+_CHUNK_SAMPLES = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class ResampleState:
+    """Where a stream being resampled stands."""
+
+    held: Tensor  # [C, n] input that outputs to come still need
+    begin: int  # position of `held` in the input; negative in the silence before the start
+    num_out: int  # samples put out
+
+
+class StreamingResampler:
+    """`resample` for streams, in constant memory, with the state in the caller's hands.
+
+    However a stream is cut, its samples are bit for bit those of all its chunks resampled at once.
+
+    Args:
+        from_rate: sample rate of the chunks in Hz.
+        to_rate: the wanted sample rate in Hz. If both are equal, chunks pass through.
+
+    Raises:
+        AudioError: a rate is not a positive integer.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int) -> None:
+        for rate in (from_rate, to_rate):
+            if not isinstance(rate, int) or rate < 1:
+                raise AudioError(f"a sample rate is a positive integer number of Hz, not {rate!r}")
+        common = math.gcd(from_rate, to_rate)
+        self._from_step, self._to_step = from_rate // common, to_rate // common
+        self._filter = sinc_filter(self._from_step, self._to_step)
+
+    def initial_state(self, channels: int) -> ResampleState:
+        """State of a stream that has not begun."""
+        begin = self._filter.window(0, 1)[0] if self._changes else 0
+        return ResampleState(torch.zeros(channels, -begin), begin, 0)
+
+    def num_resampled(self, num_samples: int) -> int:
+        """Samples that so many become: ceil(num_samples * to_rate / from_rate)."""
+        return -(-num_samples * self._to_step // self._from_step)
+
+    def step(self, chunk: Tensor, state: ResampleState) -> tuple[Tensor, ResampleState]:
+        """The next samples [C, S] of a stream, S >= 0, to the blocks [C, n] that became known.
+
+        n may be 0: a block is some seconds long.
+
+        Raises:
+            AudioError: the chunk is not [C, S], or would become longer than 2**29 samples.
+        """
+        channels = state.held.shape[0]
+        if chunk.ndim != 2 or chunk.shape[0] != channels:
+            raise AudioError(f"a chunk of this stream is [{channels}, samples], not {list(chunk.shape)}")
+        if not self._changes:
+            return chunk, ResampleState(chunk.new_zeros(channels, 0), 0, 0)
+        _check_length(channels * self.num_resampled(chunk.shape[-1]))
+        chunk = chunk.float()
+        held = torch.cat([state.held.to(chunk.device), chunk], dim=-1)
+        block = self._filter.block(channels)
+        first, outputs = state.num_out, [held[:, :0]]
+        while self._filter.window(first, block)[1] <= state.begin + held.shape[-1]:
+            outputs.append(self._block(first, block, held, state.begin))
+            first += block
+        begin = self._filter.window(first, 1)[0]
+        return torch.cat(outputs, dim=-1), ResampleState(held[:, begin - state.begin :].clone(), begin, first)
+
+    def finish(self, state: ResampleState) -> Tensor:
+        """End a stream: the samples [C, n] that waited for what follows. Silence follows."""
+        if not self._changes:
+            return state.held
+        length = self.num_resampled(state.begin + state.held.shape[-1])
+        block = self._filter.block(len(state.held))
+        outputs = [
+            self._block(first, min(block, length - first), state.held, state.begin)
+            for first in range(state.num_out, length, block)
+        ]
+        return torch.cat([state.held[:, :0], *outputs], dim=-1)
+
+    @property
+    def _changes(self) -> bool:
+        return self._from_step != self._to_step
+
+    def _block(self, first: int, count: int, held: Tensor, begin: int) -> Tensor:
+        """Outputs [C, count] from the one at `first` on, of the input that starts at `begin`."""
+        low, high = self._filter.window(first, count)
+        piece = held[:, low - begin : high - begin]
+        # a copy even where nothing is missing: bits may depend on where in memory a sum starts
+        return self._filter.outputs(functional.pad(piece, (0, high - low - piece.shape[-1])), first, count)
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Change the sample rate by band-limited interpolation.
 
     The filter is that of `torchaudio.functional.resample` with its defaults: a sinc under a Hann window. Lengths
-    are computed in integers (torchaudio's float32 lengths are off by some samples after 2**24), and long waveforms
-    are cut into blocks, which changes no sample and bounds the memory to about twice input plus output.
+    are computed in integers (torchaudio's float32 lengths are off by some samples after 2**24), and the memory is
+    bounded to little more than input plus output.
 
     Args:
         waveform: [..., S] float32.
@@ -43,23 +136,20 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
     Source: Smith, https://ccrma.stanford.edu/~jos/resample/.
     """
-    for rate in (from_rate, to_rate):
-        if not isinstance(rate, int) or rate < 1:
-            raise AudioError(f"a sample rate is a positive integer number of Hz, not {rate!r}")
+    resampler = StreamingResampler(from_rate, to_rate)
     if from_rate == to_rate:
         return waveform
-    common = math.gcd(from_rate, to_rate)
-    from_step, to_step = from_rate // common, to_rate // common
-    num_samples = waveform.shape[-1]
-    length = -(-num_samples * to_step // from_step)
-    rows = waveform.reshape(math.prod(waveform.shape[:-1]), num_samples).float()  # [R, S]
-    if rows.shape[0] * length > _MAX_RESAMPLED:
-        raise AudioError(f"{num_samples} samples at {from_rate} Hz would be {length} at {to_rate} Hz: too many")
-    resampled = rows.new_empty(rows.shape[0], length)
-    if to_step * (2 * _kernel_reach(from_step, to_step) + from_step) <= _MAX_KERNEL:
-        _resample_by_table(rows, from_step, to_step, resampled)
-    else:
-        _resample_directly(rows, from_step, to_step, resampled)
+    rows = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1]).float()  # [R, S]
+    length = resampler.num_resampled(rows.shape[-1])
+    _check_length(len(rows) * length)
+    resampled = rows.new_empty(len(rows), length)
+    if resampled.numel():
+        state = resampler.initial_state(len(rows))
+        for chunk in torch.split(rows, _CHUNK_SAMPLES, dim=-1):
+            start = state.num_out
+            piece, state = resampler.step(chunk, state)
+            resampled[:, start : state.num_out] = piece
+        resampled[:, state.num_out :] = resampler.finish(state)
     return resampled.reshape(*waveform.shape[:-1], length)
 
 
@@ -79,57 +169,6 @@ def mix_channels(waveform: Tensor, channels: int) -> Tensor:
     return waveform.mean(dim=0, keepdim=True).expand(channels, -1).contiguous()
 
 
-def _kernel_reach(from_step: int, to_step: int) -> int:
-    """Input samples on each side of an output sample that its filter can touch."""
-    return math.ceil(_LOWPASS_FILTER_WIDTH * from_step / (min(from_step, to_step) * _ROLLOFF))
-
-
-@functools.lru_cache(maxsize=32)
-def _table_resampler(from_step: int, to_step: int, device: torch.device) -> Any:
-    with torch.inference_mode(mode=False):  # a table made in inference mode could never serve a gradient
-        resampler = import_torchaudio().transforms.Resample(
-            from_step, to_step, lowpass_filter_width=_LOWPASS_FILTER_WIDTH, rolloff=_ROLLOFF
-        )
-        return resampler.to(device)
-
-
-def _resample_by_table(rows: Tensor, from_step: int, to_step: int, resampled: Tensor) -> None:
-    """Let torchaudio convolve: after `to_step` outputs the filters repeat, shifted by `from_step` inputs.
-
-    Blocks are whole periods, cut with a margin of whole periods on both sides that is dropped afterwards.
-    """
-    num_samples = rows.shape[1]
-    resampler = _table_resampler(from_step, to_step, rows.device)
-    margin = -(-_kernel_reach(from_step, to_step) // from_step)  # periods
-    block = max(1, _BLOCK_SAMPLES // max(from_step, to_step))  # periods
-    for first in range(0, -(-num_samples // from_step), block):
-        begin, end = (first - margin) * from_step, (first + block + margin) * from_step
-        piece = rows[:, max(begin, 0) : min(end, num_samples)]
-        piece = functional.pad(piece, (max(-begin, 0), max(end - num_samples, 0)))
-        output = resampled[:, first * to_step : (first + block) * to_step]
-        output.copy_(resampler(piece)[:, margin * to_step :][:, : output.shape[1]])
-
-
-def _resample_directly(rows: Tensor, from_step: int, to_step: int, resampled: Tensor) -> None:
-    """Evaluate the windowed sinc for every output sample, without a table.
-
-    Output j lies at input position p = j * from_step / to_step, and
-        y[j] = sum_i x[i] * scale * sinc(t) * cos(pi * t / 12)**2,   t = (i - p) * scale,   |t| <= 6,
-    where scale = rolloff * min(from, to) / from, as in torchaudio. The floor of p is taken in integers: only the
-    remainder, which is in [0, 1), is ever a float.
-    """
-    num_samples, length = rows.shape[1], resampled.shape[1]
-    scale = _ROLLOFF * min(from_step, to_step) / from_step
-    reach = _kernel_reach(from_step, to_step)
-    taps = torch.arange(-reach, reach + 2, device=rows.device)  # [N]
-    block = max(1, _BLOCK_SAMPLES // (len(taps) * len(rows)))
-    for first in range(0, length, block):
-        outputs = torch.arange(first, min(first + block, length), device=rows.device) * from_step
-        whole = torch.div(outputs, to_step, rounding_mode="floor")  # [J]
-        fraction = (outputs - whole * to_step).double() / to_step
-        t = ((taps.double() - fraction[:, None]) * scale).clamp_(-_LOWPASS_FILTER_WIDTH, _LOWPASS_FILTER_WIDTH)
-        weights = torch.sinc(t) * torch.cos(t * (math.pi / 2 / _LOWPASS_FILTER_WIDTH)) ** 2 * scale  # [J, N]
-        positions = whole[:, None] + taps  # [J, N]
-        weights[(positions < 0) | (positions >= num_samples)] = 0.0
-        windows = rows[:, positions.clamp_(0, num_samples - 1)]  # [R, J, N]
-        resampled[:, first : first + len(outputs)] = torch.einsum("rjn,jn->rj", windows, weights.float())
+def _check_length(num_resampled: int) -> None:
+    if num_resampled > _MAX_RESAMPLED:
+        raise AudioError(f"resampling would give {num_resampled} samples: too many, at most {_MAX_RESAMPLED}")

@@ -54,6 +54,8 @@ class TrainableCodec(nn.Module):
 
     def __init__(self, spec: CodecSpec, quantizer: QuantizerTraining, objective: Objective) -> None:
         super().__init__()
+        if spec.family not in ("seanet", "patch"):
+            raise ValueError(f"codecs of family {spec.family!r} cannot be trained here, only seanet and patch")
         self.spec, self.objective = spec, objective
         self.encoder, self.decoder, _ = build_networks(spec)
         apply_weight_norm(self.encoder)

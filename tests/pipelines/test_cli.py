@@ -14,7 +14,7 @@ from tests.conftest import speech_like
 from tests.pipelines.small_datasets import write_dataset
 from tokenizer import DatasetError
 
-COMMANDS = [["demo"], ["tokenize"], ["decode"], ["query"], ["report"], ["train", "codec"], ["evaluate"]]
+COMMANDS = [["demo"], ["codecs"], ["bench", "codec"], ["tokenize"], ["decode"], ["query"], ["report"], ["train", "codec"], ["evaluate"]]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
-"""Any integer rate to any other: exact lengths, torchaudio's samples, cut into blocks that change nothing."""
+"""Any integer rate to any other: exact lengths, torchaudio's samples, and streams that are cut as one likes."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,16 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import speech_like
-from tokenizer import AudioError, mix_channels, resample
+from tokenizer import AudioError, mix_channels, resample, sinc_filter
+from tokenizer.resample import StreamingResampler
 from tokenizer.torchaudio_import import import_torchaudio
 
-room = sys.modules["tokenizer.resample"]  # the package's name `resample` is the function
 RATES = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000]
 
 
 def tone(frequency: float, rate: int, num_samples: int) -> torch.Tensor:
     """[S] a sine at half scale."""
     return 0.5 * torch.sin(2 * math.pi * frequency * torch.arange(num_samples, dtype=torch.float64) / rate).float()
+
+
+def streamed(chunks, from_rate, to_rate, channels=1):
+    """What a stream gives for each of its chunks, and at its end."""
+    resampler = StreamingResampler(from_rate, to_rate)
+    state = resampler.initial_state(channels)
+    for chunk in chunks:
+        piece, state = resampler.step(chunk, state)
+        yield piece
+    yield resampler.finish(state)
 
 
 @pytest.mark.parametrize("from_rate", RATES)
@@ -44,9 +53,9 @@ def test_lengths_are_exact_for_any_integer_rates(from_rate, to_rate, num_samples
 def test_an_odd_rate_needs_no_giant_table():
     """44101 to 24000 shares no factor, its table would hold a billion weights: a tone still arrives as itself."""
     waveform = tone(440.0, 44101, 44101)
-    room._table_resampler.cache_clear()
+    sinc_filter._table_resampler.cache_clear()
     resampled = resample(waveform, 44101, 24000)
-    assert room._table_resampler.cache_info().misses == 0
+    assert sinc_filter._table_resampler.cache_info().misses == 0
     torch.testing.assert_close(resampled[100:-100], tone(440.0, 24000, 24000)[100:-100], atol=2e-3, rtol=0)
 
 
@@ -55,7 +64,7 @@ def test_the_table_and_the_formula_agree(from_rate, to_rate, monkeypatch):
     """Both ways of computing the filter give the same samples, so that no rate is treated differently."""
     waveform = torch.from_numpy(speech_like(0.2, 24000))[None]
     by_table = resample(waveform, from_rate, to_rate)
-    monkeypatch.setattr(room, "_MAX_KERNEL", 0)
+    monkeypatch.setattr(sinc_filter, "_MAX_KERNEL", 0)
     torch.testing.assert_close(resample(waveform, from_rate, to_rate), by_table, atol=1e-5, rtol=0)
 
 
@@ -64,8 +73,66 @@ def test_blocks_change_no_sample(from_rate, to_rate, monkeypatch):
     """Long audio is cut into blocks to bound the memory; where they meet, nothing is heard or measured."""
     waveform = torch.from_numpy(speech_like(0.5, 24000))[None]
     whole = resample(waveform, from_rate, to_rate)
-    monkeypatch.setattr(room, "_BLOCK_SAMPLES", 2000)
+    monkeypatch.setattr(sinc_filter, "_BLOCK_SAMPLES", 2000)
     torch.testing.assert_close(resample(waveform, from_rate, to_rate), whole, atol=1e-6, rtol=0)
+
+
+@given(
+    rates=st.sampled_from(
+        [(16000, 24000), (44100, 24000), (24000, 48000), (44101, 24000), (24000, 44101), (8000, 8000)]
+    ),
+    lengths=st.lists(st.integers(0, 3000), max_size=12),
+    channels=st.integers(1, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_stream_gives_the_samples_of_the_whole_however_it_is_cut(rates, lengths, channels):
+    """Bit for bit, with empty chunks, with none, and with blocks that end inside chunks."""
+    waveform = torch.randn(channels, sum(lengths), generator=torch.Generator().manual_seed(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sinc_filter, "_BLOCK_SAMPLES", 2000)
+        pieces = list(streamed(waveform.split(lengths, dim=-1) if lengths else [], *rates, channels=channels))
+        assert torch.equal(torch.cat(pieces, dim=-1), resample(waveform, *rates))
+
+
+def test_a_stream_is_resampled_exactly_at_its_real_block_length():
+    """Blocks and memory alignment as in use: minutes of sound in uneven chunks are bit for bit those of one call."""
+    waveform = torch.from_numpy(speech_like(40, 16000))[None]
+    pieces = list(streamed(waveform.split(12345, dim=-1), 16000, 24000))
+    assert torch.equal(torch.cat(pieces, dim=-1), resample(waveform, 16000, 24000))
+
+
+@pytest.mark.parametrize("rates", [(16000, 24000), (44101, 24000), (24000, 24000)], ids=str)
+def test_a_stream_holds_a_few_seconds_however_long_it_is(rates):
+    """What waits in the state is bounded, and owns no more memory than it shows."""
+    resampler = StreamingResampler(*rates)
+    state = resampler.initial_state(1)
+    for _ in range(100):
+        _, state = resampler.step(torch.zeros(1, 30_000), state)
+        assert state.held.shape[-1] < 100_000
+        assert state.held.untyped_storage().nbytes() == 4 * state.held.numel()
+
+
+def test_many_streams_share_a_resampler():
+    """The state is the caller's: streams that take turns do not hear each other."""
+    resampler = StreamingResampler(48000, 24000)
+    waveforms = torch.randn(2, 1, 5000)
+    states = [resampler.initial_state(1)] * 2
+    for part in range(0, 5000, 1000):
+        for index, state in enumerate(states):
+            _, states[index] = resampler.step(waveforms[index, :, part : part + 1000], state)
+    for waveform, state in zip(waveforms, states, strict=True):
+        assert torch.equal(resampler.finish(state), resample(waveform, 48000, 24000))
+
+
+def test_chunks_of_another_shape_are_refused():
+    """A stream keeps its number of channels, and a chunk cannot grow without bounds."""
+    resampler = StreamingResampler(16000, 24000)
+    for bad in (torch.zeros(2, 10), torch.zeros(10)):
+        with pytest.raises(AudioError, match=r"\[1, samples\]"):
+            resampler.step(bad, resampler.initial_state(1))
+    resampler = StreamingResampler(1, 24000)
+    with pytest.raises(AudioError, match="too many"):
+        resampler.step(torch.zeros(1, 100_000), resampler.initial_state(1))
 
 
 def test_channels_and_batches_are_resampled_each_for_itself():
@@ -84,7 +151,7 @@ def test_equal_rates_change_nothing():
 
 def test_a_table_made_in_inference_mode_serves_training_too():
     """The filter is cached: who asks first must not decide whether gradients can pass."""
-    room._table_resampler.cache_clear()
+    sinc_filter._table_resampler.cache_clear()
     with torch.inference_mode():
         resample(torch.randn(1, 300), 48000, 24000)
     waveform = torch.randn(1, 300, requires_grad=True)

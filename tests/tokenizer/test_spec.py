@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import tiny_spec
 from tokenizer import CodecSpec
 from tokenizer.network_config import PatchConfig, SeanetConfig
+from tokenizer.spec import SegmentConfig
 
 
 def speech_spec(**changes):
@@ -61,6 +62,9 @@ def test_specs_survive_json(family):
         ({"hop_length": 160}, "strides multiply"),
         ({"num_codebooks": 0}, "num_codebooks"),
         ({"network": PatchConfig()}, "do not fit"),
+        ({"sample_rate": 2**30}, "sample_rate"),
+        ({"segment": SegmentConfig(length=320, stride=300)}, "not causal"),
+        ({"network": SeanetConfig(causal=False, norm="time_group_norm")}, "needs segments"),
     ],
     ids=str,
 )
@@ -68,6 +72,39 @@ def test_impossible_specs_are_refused(change, reason):
     """At construction, with the reason."""
     with pytest.raises(ValueError, match=reason):
         speech_spec(**change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"norm": "time_group_norm"}, "causal = False"),
+        ({"norm": "batch_norm"}, "batch_norm"),
+        ({"pad_mode": "circular"}, "circular"),
+        ({"strides": (2, 0)}, "strides"),
+        ({"num_filters": 2**40}, "num_filters"),
+        ({"num_lstm_layers": -1}, "num_lstm_layers"),
+    ],
+    ids=str,
+)
+def test_impossible_networks_are_refused(settings, reason):
+    """Before anything of an absurd size is allocated."""
+    with pytest.raises(ValueError, match=reason):
+        SeanetConfig(**settings)
+
+
+def test_segments_leave_no_gaps():
+    """Every sample lies in a segment, and every segment starts inside the file."""
+    with pytest.raises(ValueError, match="gaps"):
+        SegmentConfig(length=100, stride=101)
+    spec = tiny_spec("segmented")
+    assert [spec.num_segments(n) for n in (1, 152, 153, 160, 305)] == [1, 1, 2, 2, 3]
+    assert [spec.num_frames(n) for n in (1, 152, 153, 160, 305)] == [1, 19, 21, 21, 41]
+
+
+def test_the_identity_of_older_codecs_stays():
+    """A setting that came later is left out where it is not used: hashes of stored codecs do not change."""
+    assert "segment" not in speech_spec().to_dict()
+    assert "segment" in tiny_spec("segmented").to_dict()
 
 
 def test_unknown_keys_are_refused():

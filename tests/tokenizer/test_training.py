@@ -89,3 +89,9 @@ def test_the_mel_loss_of_silence_has_a_gradient():
     silence = torch.zeros(1, 1, 2000, requires_grad=True)
     MelLoss(24000, (128,))(torch.zeros(1, 1, 2000), silence).backward()
     assert bool(silence.grad.isfinite().all())
+
+
+def test_families_without_a_training_form_are_refused():
+    """The error names those that have one."""
+    with pytest.raises(ValueError, match="'dac' cannot be trained here, only seanet and patch"):
+        TrainableCodec(tiny_spec("dac"), QuantizerTraining(), OBJECTIVE)
