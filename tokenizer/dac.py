@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tokenizer.convolution import Conv1d, ConvTranspose1d
 from tokenizer.network_config import DacConfig
 from tokenizer.spec import CodecSpec
-from tokenizer.streaming_layer import Chain, Residual, State, StreamingLayer
+from tokenizer.streaming_layer import Chain, Network, Residual
 
 _DILATIONS = (1, 3, 9)
 
@@ -34,29 +34,10 @@ class Snake(nn.Module):
         return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
 
 
-class Block(StreamingLayer):
+class Block(Network):
     """Layers under the name `block`, as the checkpoints nest them."""
 
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.block = Chain(*layers)
-
-    def initial_state(self, batch_size: int) -> State:
-        """State of the layers."""
-        return self.block.initial_state(batch_size)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Process the next chunk."""
-        return self.block.step(x, state)
-
-    def finish(self, state: State) -> Tensor | None:
-        """End every stream."""
-        return self.block.finish(state)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Process whole streams."""
-        y: Tensor = self.block(x)
-        return y
+    chain_name = "block"
 
 
 class DacEncoder(Block):
@@ -73,7 +54,7 @@ class DacEncoder(Block):
         super().__init__(*layers, Snake(width), _conv(width, spec.latent_dim, 3))
 
 
-class DacDecoder(StreamingLayer):
+class DacDecoder(Network):
     """Latents [B, D, T] to waveform [B, C, T * hop_length].
 
     An odd stride trims one sample too many at the end of the stream, so some of the last samples are missing, as in
@@ -81,7 +62,6 @@ class DacDecoder(StreamingLayer):
     """
 
     def __init__(self, spec: CodecSpec) -> None:
-        super().__init__()
         config = _config(spec)
         width = config.decoder_width
         layers: list[nn.Module] = [_conv(spec.latent_dim, width, 7)]
@@ -90,24 +70,7 @@ class DacDecoder(StreamingLayer):
             upsampling = ConvTranspose1d(width, width // 2, 2 * stride, stride=stride, trim=(trim, trim))
             layers.append(Block(Snake(width), upsampling, *_residual_units(width // 2)))
             width //= 2
-        self.model = Chain(*layers, Snake(width), _conv(width, spec.channels, 7), nn.Tanh())
-
-    def initial_state(self, batch_size: int) -> State:
-        """State of streams that have said nothing."""
-        return self.model.initial_state(batch_size)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The next latents to the samples that became known."""
-        return self.model.step(x, state)
-
-    def finish(self, state: State) -> Tensor | None:
-        """End every stream: the samples that were waiting for later frames."""
-        return self.model.finish(state)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Process whole streams."""
-        y: Tensor = self.model(x)
-        return y
+        super().__init__(*layers, Snake(width), _conv(width, spec.channels, 7), nn.Tanh())
 
 
 def _config(spec: CodecSpec) -> DacConfig:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tokenizer.convolution import Conv1d, ConvTranspose1d
 from tokenizer.network_config import SeanetConfig
 from tokenizer.spec import CodecSpec
-from tokenizer.streaming_layer import Chain, Residual, State, StreamingLayer
+from tokenizer.streaming_layer import Chain, Network, Residual, StreamingLayer
 
 
 class SkipLstm(StreamingLayer):
@@ -45,11 +45,14 @@ class SkipLstm(StreamingLayer):
         return x + y.permute(1, 2, 0), (hidden.transpose(0, 1), cell.transpose(0, 1))
 
 
-class SeanetEncoder(StreamingLayer):
-    """Waveform to latents. Source: EnCodec, arXiv:2210.13438, 3.1, after SEANet, arXiv:2009.02095."""
+class SeanetEncoder(Network):
+    """Waveform [B, C, S] to latents [B, D, ceil(S / hop_length)].
+
+    Where S is not a multiple of hop_length, `forward` lets every strided layer pad its own input on the right, as
+    EnCodec does. Source: EnCodec, arXiv:2210.13438, 3.1, after SEANet, arXiv:2009.02095.
+    """
 
     def __init__(self, spec: CodecSpec) -> None:
-        super().__init__()
         config = _config(spec)
         width = config.num_filters
         layers: list[nn.Module] = [_conv(spec.channels, width, config.kernel_size, config)]
@@ -58,35 +61,18 @@ class SeanetEncoder(StreamingLayer):
             layers += [nn.ELU(), _conv(width, 2 * width, 2 * stride, config, stride=stride)]
             width *= 2
         layers += _lstm(width, config)
-        layers += [nn.ELU(), _conv(width, spec.latent_dim, config.latent_kernel_size, config)]
-        self.model = Chain(*layers)
-        self.start_frames = _start_frames(self.model, spec.hop_length)
-
-    def initial_state(self, batch_size: int) -> State:
-        """State of streams that have heard nothing. Raises ValueError where the network cannot stream."""
-        return self.model.initial_state(batch_size)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The next samples [B, C, S] to the latents [B, D, T] that became known; both may be empty."""
-        return self.model.step(x, state)
-
-    def finish(self, state: State) -> Tensor | None:
-        """End every stream: latents that were held back, or None."""
-        return self.model.finish(state)
+        super().__init__(*layers, nn.ELU(), _conv(width, spec.latent_dim, config.latent_kernel_size, config))
+        self.start_frames = _start_frames(self.chain, spec.hop_length)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole waveform [B, C, S] to latents [B, D, ceil(S / hop_length)].
-
-        Where S is not a multiple of hop_length, every strided layer pads its own input on the right, as EnCodec does.
-        """
-        return _whole(self.model, x)
+        """Whole waveforms at once."""
+        return _whole(self.chain, x)
 
 
-class SeanetDecoder(StreamingLayer):
-    """Latents to waveform: the encoder's mirror image. Source: EnCodec, arXiv:2210.13438, 3.1."""
+class SeanetDecoder(Network):
+    """Latents [B, D, T] to waveform [B, C, T * hop_length]: the encoder's mirror image."""
 
     def __init__(self, spec: CodecSpec) -> None:
-        super().__init__()
         config = _config(spec)
         width = config.num_filters * 2 ** len(config.strides)
         layers: list[nn.Module] = [_conv(spec.latent_dim, width, config.kernel_size, config)]
@@ -95,24 +81,11 @@ class SeanetDecoder(StreamingLayer):
             layers += [nn.ELU(), _conv_transpose(width, width // 2, stride, config)]
             width //= 2
             layers += _residual_units(width, config)
-        layers += [nn.ELU(), _conv(width, spec.channels, config.last_kernel_size, config)]
-        self.model = Chain(*layers)
-
-    def initial_state(self, batch_size: int) -> State:
-        """State of streams that have said nothing. Raises ValueError where the network cannot stream."""
-        return self.model.initial_state(batch_size)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The next latents [B, D, T] to the samples [B, C, S] that became known; both may be empty."""
-        return self.model.step(x, state)
-
-    def finish(self, state: State) -> Tensor | None:
-        """End every stream: samples that were held back, or None."""
-        return self.model.finish(state)
+        super().__init__(*layers, nn.ELU(), _conv(width, spec.channels, config.last_kernel_size, config))
 
     def forward(self, x: Tensor) -> Tensor:
-        """All frames [B, D, T] to waveform [B, C, T * hop_length]."""
-        return _whole(self.model, x)
+        """All frames at once."""
+        return _whole(self.chain, x)
 
 
 def _config(spec: CodecSpec) -> SeanetConfig:

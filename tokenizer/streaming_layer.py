@@ -71,6 +71,39 @@ class Chain(nn.Sequential, StreamingLayer):
         return x
 
 
+class Network(StreamingLayer):
+    """A chain under the name that checkpoints give it."""
+
+    chain_name = "model"
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.add_module(self.chain_name, Chain(*layers))
+
+    @property
+    def chain(self) -> Chain:
+        """The layers."""
+        chain: Chain = getattr(self, self.chain_name)
+        return chain
+
+    def initial_state(self, batch_size: int) -> State:
+        """State of every layer. Raises ValueError where one of them cannot stream."""
+        return self.chain.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next chunk of every stream to what became known; both may be empty."""
+        return self.chain.step(x, state)
+
+    def finish(self, state: State) -> Tensor | None:
+        """End every stream: what was held back, or None."""
+        return self.chain.finish(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Process whole streams."""
+        y: Tensor = self.chain(x)
+        return y
+
+
 class Residual(StreamingLayer):
     """block(x) + shortcut(x): [B, C, S] -> [B, C, S]. Where the block lags behind, the input waits for it."""
 
