@@ -67,4 +67,4 @@ def codecs_markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(codecs_markdown(), end="")  # noqa: T201 - for the docs
+    print(codecs_markdown(), end="")

@@ -18,6 +18,7 @@ from pipelines.ray_session import ray_session
 from pipelines.sources import SourceFile, list_source
 from pipelines.workers import Target, UnitResult
 from tokenizer import RESAMPLER, Codec, DatasetError, load_codec
+from tokenizer.checkpoint import TRANSFORMERS_PREFIX
 
 # Measured with random codes, 16 levels of 1024: 10.17 bits a code in a part of an hour, 10.24 in half an hour, 10.48 in
 # ten minutes. Lengths are estimated from bytes, and 48 kHz stereo has six times what the estimate takes for granted.
@@ -160,14 +161,20 @@ def _bundle_seconds(plan: Plan, batch_seconds: float) -> float:
 
 
 def _info(model: Codec, source: str | Path, num_codebooks: int) -> DatasetInfo:
-    found = str(Path(source).absolute()) if Path(source).is_dir() else str(source)
     return DatasetInfo(
-        codec={**model.card(), "source": found},
+        codec={**model.card(), "source": _found_from_anywhere(str(source))},
         bandwidth_kbps=model.spec.level_kbps * num_codebooks,
         num_codebooks=num_codebooks,
         resampler=RESAMPLER,
         plan_sha256="",
     )
+
+
+def _found_from_anywhere(source: str) -> str:
+    """The codec's name, or the absolute path of its file or directory, with hf: in front where it was."""
+    prefix = TRANSFORMERS_PREFIX if source.startswith(TRANSFORMERS_PREFIX) else ""
+    path = Path(source.removeprefix(prefix))
+    return f"{prefix}{path.absolute()}" if path.exists() else source
 
 
 def _open_or_create(root: str, files: list[SourceFile], unit_seconds: float, info: DatasetInfo) -> Plan:

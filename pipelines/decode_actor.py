@@ -38,44 +38,60 @@ class CodecDecoder:
         return True
 
     @torch.inference_mode()
-    def decode(self, codes: NDArray[np.integer], num_samples: int) -> NDArray[np.float32]:
+    def decode(
+        self, codes: NDArray[np.integer], num_samples: int, scales: NDArray[np.floating] | None = None
+    ) -> NDArray[np.float32]:
         """Decode one utterance.
 
         Args:
             codes: [K, T] any integer type, K from 1 to the codec's number of codebooks.
             num_samples: length of the result in samples; T frames must be just enough for it.
+            scales: [N] of any float type, one per segment; None for codecs without.
 
         Returns:
             [C, S] float32 at the codec's sample rate, S = num_samples.
 
         Raises:
-            CodesError: the codes do not fit the codec.
+            CodesError: the codes or scales do not fit the codec, or each other.
         """
         if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.dtype.kind not in "iu":
             what = f"{codes.dtype} {list(codes.shape)}" if isinstance(codes, np.ndarray) else type(codes).__name__
             raise CodesError(f"codes must be an array of integers [K, T], not {what}")
         if num_samples < 1:
             raise CodesError(f"num_samples must be at least 1, not {num_samples}")
-        batch = torch.from_numpy(codes.astype(np.int64))[None]  # [1, K, T]; the codec checks levels, frames and range
-        waveform = self.codec.decode(Encoded(codes=batch, scales=None, num_samples=int(num_samples)))
+        # [1, K, T] and [1, N]: the codec checks levels, frames and range, and how many scales it needs.
+        batch = torch.from_numpy(codes.astype(np.int64))[None]
+        loudness = None if scales is None else _checked_scales(scales)
+        waveform = self.codec.decode(Encoded(codes=batch, scales=loudness, num_samples=int(num_samples)))
         return np.asarray(waveform[0].float().cpu().numpy())
 
     def decode_batch(
-        self, codes: Sequence[NDArray[np.integer]], num_samples: Sequence[int]
+        self,
+        codes: Sequence[NDArray[np.integer]],
+        num_samples: Sequence[int],
+        scales: Sequence[NDArray[np.floating] | None] | None = None,
     ) -> list[NDArray[np.float32] | CodesError]:
         """Decode several utterances of any lengths, each exactly as alone; bad codes give their error in place.
 
         Args:
             codes: one [K, T_i] per utterance.
             num_samples: one length per utterance.
+            scales: one [N_i] per utterance; None for codecs without.
         """
         results: list[NDArray[np.float32] | CodesError] = []
-        for one, length in zip(codes, num_samples, strict=True):
+        for one, length, loudness in zip(codes, num_samples, scales or [None] * len(codes), strict=True):
             try:
-                results.append(self.decode(one, length))
+                results.append(self.decode(one, length, loudness))
             except CodesError as error:
                 results.append(error)
         return results
+
+
+def _checked_scales(scales: NDArray[np.floating]) -> torch.Tensor:
+    if not isinstance(scales, np.ndarray) or scales.ndim != 1 or scales.dtype.kind != "f":
+        what = f"{scales.dtype} {list(scales.shape)}" if isinstance(scales, np.ndarray) else type(scales).__name__
+        raise CodesError(f"scales must be an array of floats [N], not {what}")
+    return torch.from_numpy(scales.astype(np.float64)).float()[None]
 
 
 DecodeActor = ray.remote(CodecDecoder)

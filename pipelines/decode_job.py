@@ -204,7 +204,8 @@ def _decode(
         if not free:
             yield from _collect(in_flight, free)
         actor = free.popleft()
-        call = actor.decode_batch.remote([row.codes for row in bundle], [row.num_samples for row in bundle])
+        columns = zip(*((row.codes, row.num_samples, row.scales) for row in bundle), strict=True)
+        call = actor.decode_batch.remote(*columns)
         in_flight[call] = (actor, bundle)
     while in_flight:
         yield from _collect(in_flight, free)

@@ -37,6 +37,7 @@ from tokenizer.metrics import mel_distance, pesq_wb, si_snr, stoi, visqol
 MAX_CLIP_S = 8  # of every file, from its start: what PESQ was made for, and long files get no extra weight
 OPUS_KBPS = (6.0, 12.0)
 MAX_OPUS_LAG_S = 0.001
+SCALE_BITS = 32  # float32, one a segment
 METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
     "si_snr_db": si_snr,
     "mel_distance": mel_distance,
@@ -53,7 +54,7 @@ class Evaluation:
 
     system: str  # the codec's name, or "opus"
     bandwidth_kbps: float  # what was asked for
-    measured_kbps: float  # bits of all clips by their seconds; without entropy coding, without containers
+    measured_kbps: float  # bits of codes and scales by seconds of clips; no entropy coding, no containers
     num_clips: int
     scores: dict[str, float | None]  # metric -> mean over the clips that it could judge; None if there were none
     failures: dict[str, int]  # metric -> number of clips that it could not judge
@@ -74,7 +75,7 @@ class ClipResult:
 class _Job:
     """What every worker needs to know; it loads the codec once."""
 
-    codec_dir: str  # a copy of our own: training may replace the original at any time
+    codec: str  # a copy of our own: training may replace the original at any time
     bandwidths_kbps: tuple[float, ...]
     opus_kbps: tuple[float, ...]
 
@@ -126,11 +127,13 @@ def evaluate_codec(
     uris = uris if limit is None else [uris[i * len(uris) // limit] for i in range(min(limit, len(uris)))]
     clips, unreadable = [], {}
     with (
-        tempfile.TemporaryDirectory() as codec_dir,
+        tempfile.TemporaryDirectory() as copy,
         Progress("evaluate", total_files=len(uris), shown=progress) as shown,
     ):
-        save_codec(loaded, codec_dir)
-        job = _Job(codec_dir, bandwidths, OPUS_KBPS if opus_version else ())
+        if loaded.spec.family != "transformers":  # those are kept in a layout of their own, and never trained here
+            save_codec(loaded, copy)
+            codec = copy
+        job = _Job(codec, bandwidths, OPUS_KBPS if opus_version else ())
         for uri, outcome in zip(uris, _run(job, uris, num_workers), strict=True):
             if isinstance(outcome, str):
                 unreadable[uri] = outcome
@@ -203,7 +206,7 @@ _worker: tuple[_Job, Codec] | None = None  # this process's codec, set once by _
 def _start_worker(job: _Job) -> None:
     global _worker  # noqa: PLW0603 - a pool's initializer has nowhere else to leave what its tasks share
     torch.set_num_threads(1)
-    _worker = job, load_codec(job.codec_dir)
+    _worker = job, load_codec(job.codec)
 
 
 def _run_in_worker(uri: str) -> list[ClipResult] | str:
@@ -214,7 +217,7 @@ def _run_in_worker(uri: str) -> list[ClipResult] | str:
 
 def _run(job: _Job, uris: Sequence[str], num_workers: int) -> Iterator[list[ClipResult] | str]:
     if num_workers == 1:
-        codec = load_codec(job.codec_dir)
+        codec = load_codec(job.codec)
         yield from (_evaluate_file(uri, job, codec) for uri in uris)
         return
     # Forking a process whose torch already has threads can hang in them; a spawned one starts clean.
@@ -233,11 +236,12 @@ def _evaluate_file(uri: str, job: _Job, codec: Codec) -> list[ClipResult] | str:
     except (AudioError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     encoded = codec.encode(mix_channels(clip, codec.spec.channels), bandwidth_kbps=max(job.bandwidths_kbps))
+    scale_bits = 0 if encoded.scales is None else SCALE_BITS * encoded.scales.numel()
     results = []
     for kbps in job.bandwidths_kbps:
         decoded = codec.decode(encoded, bandwidth_kbps=kbps)[0]  # [C, S]
         num_codes = codec.spec.num_codebooks_at(kbps) * encoded.codes.shape[-1]
-        num_bits = num_codes * codec.spec.bits_per_code
+        num_bits = num_codes * codec.spec.bits_per_code + scale_bits
         results.append(_judge(codec.name, kbps, num_bits, (clip[0], mix_channels(decoded, 1)[0], sample_rate)))
     for kbps in job.opus_kbps:
         decoded, num_bits = opus_round_trip(clip, sample_rate, kbps)

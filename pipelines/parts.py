@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ _FIXED_FIELDS = [
     ("peak", pa.float32()),  # largest magnitude after mixing down, 1.0 is full scale
     ("rms_dbfs", pa.float32()),
 ]
+SCALES_COLUMN = "scales"
 _ERROR_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "error", "message")])
 
 
@@ -47,6 +49,7 @@ class TokenRow:
     peak: float
     rms_dbfs: float
     codes: npt.NDArray[np.uint16]  # [K, T]
+    scales: npt.NDArray[np.float32] | None = None  # [N] loudness of each segment, where the codec divides by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,12 @@ def level_column(level: int) -> str:
     return f"codes_{level:02d}"
 
 
-def part_schema(num_codebooks: int, card: dict[str, Any]) -> pa.Schema:
+def part_schema(spec: CodecSpec, num_codebooks: int, card: dict[str, Any]) -> pa.Schema:
     """Columns of a part, with the codec card in the metadata."""
     levels = [(level_column(level), pa.list_(pa.uint16())) for level in range(num_codebooks)]
-    return pa.schema([*_FIXED_FIELDS, *levels], metadata={CARD_KEY: json.dumps(card, sort_keys=True).encode()})
+    scales = [(SCALES_COLUMN, pa.list_(pa.float32()))] if spec.has_scales else []
+    metadata = {CARD_KEY: json.dumps(card, sort_keys=True).encode()}
+    return pa.schema([*_FIXED_FIELDS, *levels, *scales], metadata=metadata)
 
 
 def encode_part(rows: list[TokenRow], spec: CodecSpec, num_codebooks: int, card: dict[str, Any]) -> bytes:
@@ -94,11 +99,11 @@ def encode_part(rows: list[TokenRow], spec: CodecSpec, num_codebooks: int, card:
     }
     for name in ("id", "uri", "num_samples", "source_sample_rate", "source_channels", "peak", "rms_dbfs"):
         columns[name] = [getattr(row, name) for row in rows]
-    offsets = np.cumsum([0, *(row.codes.shape[1] for row in rows)]).astype(np.int32)
     for level in range(num_codebooks):
-        flat = np.concatenate([row.codes[level] for row in rows]) if rows else np.zeros(0, np.uint16)
-        columns[level_column(level)] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, pa.uint16()))
-    schema = part_schema(num_codebooks, card)
+        columns[level_column(level)] = _list_array([row.codes[level] for row in rows], pa.uint16())
+    if spec.has_scales:
+        columns[SCALES_COLUMN] = _list_array([row.scales for row in rows if row.scales is not None], pa.float32())
+    schema = part_schema(spec, num_codebooks, card)
     table = pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
     return _to_parquet(table)
 
@@ -120,6 +125,12 @@ def measure_part(content: bytes) -> PartSize:
                 num_codes += column.num_values
                 code_bytes += column.total_compressed_size
     return PartSize(num_codes, code_bytes)
+
+
+def _list_array(rows: Sequence[npt.NDArray[Any]], item: pa.DataType) -> pa.Array:
+    offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int32)
+    flat = np.concatenate(rows) if rows else np.zeros(0)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat).cast(item))
 
 
 def _to_parquet(table: pa.Table) -> bytes:

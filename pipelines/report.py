@@ -21,8 +21,8 @@ from pipelines.polars_namespace import LazyCodes
 from pipelines.report_facts import Example, Level, Rendition, Report, Totals
 from pipelines.report_page import render_page
 from pipelines.spectrogram import codes_png, entry_levels, reference_level, spectrogram_png
-from pipelines.stored_codes import level_bytes, load_dataset_codec, num_codebooks_at, read_utterances
-from tokenizer import Codec, Encoded, mix_channels, read_audio, resample
+from pipelines.stored_codes import StoredUtterance, level_bytes, load_dataset_codec, num_codebooks_at, read_utterances
+from tokenizer import Codec, mix_channels, read_audio, resample
 from tokenizer.metrics import mel_distance, si_snr
 
 MAX_EXAMPLE_S = 12.0  # of a longer utterance the beginning is shown
@@ -98,6 +98,7 @@ def _measure_totals(
         num_files=files,
         num_errors=errors.select(pl.len()).collect().item(),
         audio_seconds=samples / info.sample_rate,
+        num_frames=frames,
         num_codes=frames * info.num_codebooks,
         parts_bytes=parts_bytes,
         codes_bytes=codes_bytes,
@@ -137,7 +138,7 @@ def _render_examples(
 ) -> list[Example]:
     num_codebooks = codec.spec.num_codebooks_at(bandwidths[-1])
     rows = {row["id"]: row for row in chosen.to_dicts()}
-    colours = entry_levels(codec.quantizer.codebooks.float().numpy())
+    colours = _colours(codec)
     examples = []
     for utterance in read_utterances(dataset, num_codebooks, rows):
         row = rows[utterance.id]
@@ -154,12 +155,20 @@ def _render_examples(
                 codes_picture=codes_png(codes, colours),
                 num_frames_shown=codes.shape[1],
                 renditions=_render(
-                    codec, codes, num_samples, bandwidths, None if original is None else original[:, :num_samples]
+                    codec, utterance, num_samples, bandwidths, None if original is None else original[:, :num_samples]
                 ),
                 original_problem=problem,
             )
         )
     return sorted(examples, key=lambda example: example.id)
+
+
+def _colours(codec: Codec) -> NDArray[np.float32]:
+    """A level [K, V] for every entry: by likeness where the codebooks are at hand, by number otherwise."""
+    spec = codec.spec
+    if spec.family == "transformers":  # its model keeps them to itself
+        return np.tile(np.linspace(0, 1, spec.codebook_size, dtype=np.float32), (spec.num_codebooks, 1))
+    return entry_levels(codec.quantizer.codebooks.float().numpy())
 
 
 def _read_original(uri: str, codec: Codec, num_samples: int) -> tuple[Tensor | None, str | None]:
@@ -176,27 +185,43 @@ def _read_original(uri: str, codec: Codec, num_samples: int) -> tuple[Tensor | N
 
 
 def _render(
-    codec: Codec, codes: NDArray[np.uint16], num_samples: int, bandwidths: Sequence[float], original: Tensor | None
+    codec: Codec, utterance: StoredUtterance, num_samples: int, bandwidths: Sequence[float], original: Tensor | None
 ) -> tuple[Rendition, ...]:
     sample_rate = codec.spec.sample_rate
-    batch = torch.from_numpy(codes.astype(np.int64))[None]  # [1, K, T]
-    encoded = Encoded(codes=batch, scales=None, num_samples=num_samples)
-    decoded = {kbps: codec.decode(encoded, bandwidth_kbps=kbps)[0] for kbps in bandwidths}  # [C, S] each
+    decoded = {kbps: _decode_beginning(codec, utterance, num_samples, kbps) for kbps in bandwidths}  # [C, S] each
     loudest = original if original is not None else decoded[bandwidths[-1]]
-    reference = reference_level(loudest[0].numpy(), sample_rate)
+    reference = reference_level(_mono(loudest).numpy(), sample_rate)
 
     def rendition(waveform: Tensor, kbps: float | None) -> Rendition:
-        compared = None if kbps is None or original is None else (original[0], waveform[0], sample_rate)
+        compared = None if kbps is None or original is None else (_mono(original), _mono(waveform), sample_rate)
         return Rendition(
             bandwidth_kbps=kbps,
             flac=_flac(waveform, sample_rate),
-            spectrogram=spectrogram_png(waveform[0].numpy(), sample_rate, reference),
+            spectrogram=spectrogram_png(_mono(waveform).numpy(), sample_rate, reference),
             si_snr_db=None if compared is None else float(si_snr(*compared)),
             mel_distance=None if compared is None else float(mel_distance(*compared)),
         )
 
     first = () if original is None else (rendition(original, None),)
     return (*first, *(rendition(decoded[kbps], kbps) for kbps in bandwidths))
+
+
+def _decode_beginning(codec: Codec, utterance: StoredUtterance, num_samples: int, kbps: float) -> Tensor:
+    """The first samples [C, num_samples] of the whole decoded utterance; the rest is hardly computed.
+
+    Decoding a prefix of the codes would end otherwise, where layers look ahead or segments overlap.
+    """
+    pieces: list[Tensor] = []
+    for piece in codec.decode_blocks(utterance.encoded(), bandwidth_kbps=kbps):
+        pieces.append(piece[0])
+        if sum(known.shape[-1] for known in pieces) >= num_samples:
+            break
+    return torch.cat(pieces, dim=-1)[:, :num_samples]
+
+
+def _mono(waveform: Tensor) -> Tensor:
+    """[C, S] to [S]: what is drawn and scored."""
+    return mix_channels(waveform, 1)[0]
 
 
 def _flac(waveform: Tensor, sample_rate: int) -> bytes:

@@ -15,10 +15,16 @@ class Totals:
     num_files: int
     num_errors: int
     audio_seconds: float
+    num_frames: int
     num_codes: int
     parts_bytes: int  # everything, with ids and other columns
     codes_bytes: int
     pcm_bytes: int  # the same audio as 16-bit PCM, at the codec's rate and channels
+
+    @property
+    def frames_per_second(self) -> float:
+        """Measured: last frames that are not full, and segments that overlap, put it above the codec's frame rate."""
+        return self.num_frames / self.audio_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ def _tiles(report: Report) -> str:
     bits = 8 * totals.codes_bytes / totals.num_codes
     facts = [
         (f"{bits:.2f}", "bits per code at rest, in Parquet"),
-        (f"{bits * report.info.num_codebooks * float(report.frame_rate) / 1000:.2f}", "kbps at rest, codes alone"),
+        (f"{8 * totals.codes_bytes / totals.audio_seconds / 1000:.2f}", "kbps at rest, codes alone"),
         (_bytes(totals.parts_bytes), "on disk, all columns"),
         (
             f"{totals.pcm_bytes / totals.parts_bytes:.1f}&times;",
@@ -84,8 +84,8 @@ def _bandwidths(report: Report) -> str:
     rows = []
     for kbps in report.bandwidths_kbps:
         levels = report.levels[: round(kbps / level_kbps)]
-        at_rest = sum(level.bits_at_rest for level in levels) * float(report.frame_rate) / 1000
-        entropy = sum(level.entropy_bits for level in levels) * float(report.frame_rate) / 1000
+        at_rest = sum(level.bits_at_rest for level in levels) * report.totals.frames_per_second / 1000
+        entropy = sum(level.entropy_bits for level in levels) * report.totals.frames_per_second / 1000
         quality = _mean_quality(report.examples, kbps)
         rows.append(
             [f"{kbps:g} kbps", str(len(levels)), f"{at_rest:.2f}", f"{entropy:.2f}", f"{at_rest * 0.45:.2f} MB",

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from pipelines import storage
 from pipelines.dataset import list_parts
-from pipelines.dataset_info import DatasetInfo
-from tokenizer import Codec, DatasetError, load_codec
+from pipelines.dataset_info import DatasetInfo, read_dataset_info
+from pipelines.parts import SCALES_COLUMN, level_column
+from tokenizer import Codec, CodecSpec, DatasetError, Encoded, load_codec
 
 ROWS_PER_READ = 64
 
@@ -29,6 +31,12 @@ class StoredUtterance:
     id: str
     num_samples: int
     codes: NDArray[np.uint16]  # [K, T]
+    scales: NDArray[np.float32] | None = None  # [N], of codecs that normalise their segments
+
+    def encoded(self) -> Encoded:
+        """As `Codec.decode` takes it, in a batch of one; the codec checks it."""
+        scales = None if self.scales is None else torch.from_numpy(self.scales)[None]
+        return Encoded(torch.from_numpy(self.codes.astype(np.int64))[None], scales, self.num_samples)
 
 
 def load_dataset_codec(info: DatasetInfo, codec: str | None = None) -> Codec:
@@ -96,7 +104,7 @@ def level_bytes(dataset: str | Path) -> tuple[list[int], int]:
 def read_utterances(
     dataset: str | Path, num_codebooks: int, ids: Collection[str] | None = None
 ) -> Iterator[StoredUtterance]:
-    """The rows of a dataset, `num_codebooks` levels of each and no other column, some dozens at a time in memory.
+    """The rows of a dataset, only the columns that `num_codebooks` levels need, some dozens at a time in memory.
 
     Page checksums are verified, which Polars does not do: most flipped bits would otherwise be other codes.
 
@@ -106,14 +114,22 @@ def read_utterances(
         ids: only these rows; None for all.
 
     Raises:
-        DatasetError: a part is damaged.
+        DatasetError: a part is damaged, or lacks a column.
     """
-    columns = ["id", "num_samples", *(f"codes_{level:02d}" for level in range(num_codebooks))]
+    levels = [level_column(level) for level in range(num_codebooks)]
+    scales = [SCALES_COLUMN] if _has_scales(dataset) else []
     wanted = None if ids is None else frozenset(ids)
     for uri in part_uris(dataset):
         with storage.open_input(uri) as stream:
-            for batch in _read_batches(stream, columns, uri):
-                yield from _utterances(batch, columns[2:], wanted, uri)
+            for batch in _read_batches(stream, ["id", "num_samples", *levels, *scales], uri):
+                yield from _utterances(batch, levels, wanted, uri)
+
+
+def _has_scales(dataset: str | Path) -> bool:
+    try:
+        return CodecSpec.from_dict(read_dataset_info(dataset).codec["spec"]).has_scales
+    except ValueError as error:
+        raise DatasetError(f"{dataset}: its codec is not one that this version knows: {error}") from error
 
 
 @contextmanager
@@ -128,7 +144,11 @@ def _readable(uri: str) -> Iterator[None]:
 def _read_batches(stream: BinaryIO, columns: list[str], uri: str) -> Iterator[pa.RecordBatch]:
     # Nothing is yielded inside _readable: an error of whoever consumes the rows is not one of the part.
     with _readable(uri):
-        batches = pq.ParquetFile(stream, page_checksum_verification=True).iter_batches(ROWS_PER_READ, columns=columns)
+        part = pq.ParquetFile(stream, page_checksum_verification=True)
+        missing = [name for name in columns if name not in part.schema_arrow.names]
+        batches = part.iter_batches(ROWS_PER_READ, columns=columns)
+    if missing:  # Arrow would leave them out without a word
+        raise DatasetError(f"{uri}: lacks {', '.join(missing)}, which decoding needs")
     while True:
         with _readable(uri):
             batch = next(batches, None)
@@ -144,12 +164,31 @@ def _utterances(
         batch = batch.filter(pc.is_in(batch.column("id"), value_set=pa.array(sorted(wanted), pa.string())))
     if batch.num_rows == 0:
         return
-    columns: list[Any] = [batch.column(name) for name in levels]  # list arrays: Arrow's stubs know arrays only
-    lengths = pc.list_value_length(columns[0])
-    for name, column in zip(levels, columns, strict=True):
-        if column.null_count or not pc.list_value_length(column).equals(lengths):
+    columns = [_lists(batch, name, uri) for name in levels]
+    lengths = columns[0][1]
+    for name, (_, own_lengths) in zip(levels, columns, strict=True):
+        if not np.array_equal(own_lengths, lengths):
             raise DatasetError(f"{uri}: {name} does not have as many frames as {levels[0]} in every row")
-    flat = np.stack([column.flatten().to_numpy(zero_copy_only=False) for column in columns])
-    rows = np.split(flat, np.cumsum(lengths.to_numpy(zero_copy_only=False))[:-1], axis=1)
-    for fields, codes in zip(batch.select(["id", "num_samples"]).to_pylist(), rows, strict=True):
-        yield StoredUtterance(fields["id"], fields["num_samples"], codes)
+    codes = _rows(np.stack([flat for flat, _ in columns]), lengths)
+    scales: list[NDArray[Any] | None] = [None] * batch.num_rows
+    if SCALES_COLUMN in batch.schema.names:
+        flat, lengths = _lists(batch, SCALES_COLUMN, uri)
+        scales = [*_rows(flat.astype(np.float32), lengths)]
+    fields = batch.select(["id", "num_samples"]).to_pylist()
+    for field, levels_of_row, scales_of_row in zip(fields, codes, scales, strict=True):
+        yield StoredUtterance(field["id"], field["num_samples"], levels_of_row, scales_of_row)
+
+
+def _lists(batch: pa.RecordBatch, name: str, uri: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A list column's items, all rows one after another, and the length of each row."""
+    column: Any = batch.column(name)  # a list array: Arrow's stubs know arrays only
+    if column.null_count:
+        raise DatasetError(f"{uri}: {name} is missing in some rows")
+    with _readable(uri):
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        return column.flatten().to_numpy(zero_copy_only=False), lengths
+
+
+def _rows(flat: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
+    """Items [..., n] cut into rows of these lengths."""
+    return np.split(flat, np.cumsum(lengths)[:-1], axis=-1)

@@ -18,7 +18,8 @@ from pipelines import storage
 from pipelines.parts import ErrorRow, PartSize, TokenRow, encode_errors, encode_part, measure_part, part_name
 from pipelines.plan import compose_batches
 from pipelines.sources import SourceFile
-from tokenizer import Codec, CodecSpec, QuantoneError, mix_channels, read_audio, resample
+from tokenizer import Codec, CodecSpec, Encoded, QuantoneError, mix_channels, read_audio, resample
+from tokenizer.networks import is_causal
 
 SILENCE_DBFS = -120.0  # written for digital silence, which has no level
 
@@ -113,38 +114,41 @@ class Encoder:
         padded_samples = 0
         for batch in compose_batches([file.waveform.shape[-1] for file in files], self._max_samples):
             members = [files[position] for position in batch]
-            padded_samples += len(members) * max(file.waveform.shape[-1] for file in members)
+            padded_samples += self._count_samples([file.waveform.shape[-1] for file in members])
             rows += self._encode(members)
         ok = [row for row in rows if isinstance(row, TokenRow)]
         seconds = sum(row.num_samples for row in ok) / self._spec.sample_rate
         count = BundleCount(len(ok), len(rows) - len(ok), seconds)
         return count, EncodedBundle(rows, padded_samples / self._spec.sample_rate)
 
+    def _count_samples(self, lengths: Sequence[int]) -> int:
+        # Only causal codecs fill a batch with silence: the others would hear it, see `Codec.encode_batch`.
+        return len(lengths) * max(lengths) if is_causal(self._spec) else sum(lengths)
+
     def _encode(self, files: Sequence[ReadFile]) -> list[TokenRow | ErrorRow]:
         # Copied: arrays from the object store are read-only, which torch warns about.
         waveforms = [torch.from_numpy(file.waveform.copy()) for file in files]
         try:
-            codes = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
+            encoded = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
         except (QuantoneError, MemoryError, torch.OutOfMemoryError) as error:
             if len(files) > 1:  # alone, the good ones get through and the memory suffices
                 return [row for file in files for row in self._encode([file])]
             return [ErrorRow(files[0].id, files[0].uri, type(error).__name__, str(error) or repr(error))]
-        return [
-            _token_row(file, levels.cpu().numpy().astype(np.uint16)) for file, levels in zip(files, codes, strict=True)
-        ]
+        return [_token_row(file, item) for file, item in zip(files, encoded, strict=True)]
 
 
-def _token_row(item: ReadFile, codes: npt.NDArray[np.uint16]) -> TokenRow:
+def _token_row(item: ReadFile, encoded: Encoded) -> TokenRow:
     power = float(np.mean(np.square(item.waveform, dtype=np.float64)))
     return TokenRow(
         id=item.id,
         uri=item.uri,
-        num_samples=item.waveform.shape[-1],
+        num_samples=encoded.num_samples,
         source_sample_rate=item.source_sample_rate,
         source_channels=item.source_channels,
         peak=float(np.abs(item.waveform).max()),
         rms_dbfs=max(SILENCE_DBFS, 10 * math.log10(power)) if power > 0 else SILENCE_DBFS,
-        codes=codes,
+        codes=encoded.codes[0].cpu().numpy().astype(np.uint16),
+        scales=None if encoded.scales is None else encoded.scales[0].cpu().numpy(),
     )
 
 

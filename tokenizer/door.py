@@ -82,10 +82,9 @@ def checked_scales(scales: Tensor | None, codes: Tensor, spec: CodecSpec, num_sa
     Raises:
         CodesError: scales are missing or too many, of the wrong shape, or not positive numbers.
     """
-    wanted = spec.segment is not None and spec.segment.normalize
-    if scales is None or not wanted:
-        if wanted != (scales is not None):
-            raise CodesError(f"this codec {'needs' if wanted else 'has no'} scales beside its codes")
+    if scales is None or not spec.has_scales:
+        if spec.has_scales != (scales is not None):
+            raise CodesError(f"this codec {'needs' if spec.has_scales else 'has no'} scales beside its codes")
         return None
     shape = [codes.shape[0], spec.num_segments(num_samples)]
     if list(scales.shape) != shape:

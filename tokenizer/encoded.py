@@ -10,6 +10,8 @@ from torch import Tensor
 from tokenizer.errors import CodesError
 from tokenizer.spec import CodecSpec
 
+_PIECE_FRAMES = 2**14  # of a CodeBuffer: some minutes
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -44,24 +46,39 @@ class Encoded:
 
 
 class CodeBuffer:
-    """Codes of a stream of unknown length, at rest: two bytes each, not eight, which counts in ten hours of them."""
+    """Codes of a stream of unknown length, two bytes each in few large pieces.
+
+    As int64, ten hours of them would be the largest thing in memory; as many small tensors, they would lie between the
+    temporary ones of the networks and keep the allocator from using that memory again.
+    """
 
     def __init__(self, codebook_size: int) -> None:
         self._dtype = torch.int16 if codebook_size <= 2**15 else torch.int32
-        self._pieces: list[Tensor] = []
+        self._full: list[Tensor] = []
+        self._open: Tensor | None = None  # [B, K, _PIECE_FRAMES]
+        self._used = 0  # frames of it
 
     def append(self, codes: Tensor) -> None:
         """Codes [B, K, T] of the next frames."""
-        if codes.shape[-1]:
-            self._pieces.append(codes.to(self._dtype))
+        while codes.shape[-1]:
+            if self._open is None:
+                self._open = torch.empty(*codes.shape[:-1], _PIECE_FRAMES, dtype=self._dtype, device=codes.device)
+                self._used = 0
+            fitting = codes[..., : _PIECE_FRAMES - self._used]
+            self._open[..., self._used : self._used + fitting.shape[-1]] = fitting
+            self._used += fitting.shape[-1]
+            codes = codes[..., fitting.shape[-1] :]
+            if self._used == _PIECE_FRAMES:
+                self._full.append(self._open)
+                self._open = None
 
     def gathered(self) -> Tensor:
         """All codes [B, K, T] as int64. Something must have been appended."""
-        first = self._pieces[0]
-        num_frames = sum(piece.shape[-1] for piece in self._pieces)
-        codes = torch.empty(*first.shape[:-1], num_frames, dtype=torch.int64, device=first.device)
+        pieces = self._full if self._open is None else [*self._full, self._open[..., : self._used]]
+        num_frames = sum(piece.shape[-1] for piece in pieces)
+        codes = torch.empty(*pieces[0].shape[:-1], num_frames, dtype=torch.int64, device=pieces[0].device)
         start = 0
-        for piece in self._pieces:
+        for piece in pieces:
             codes[..., start : start + piece.shape[-1]] = piece
             start += piece.shape[-1]
         return codes

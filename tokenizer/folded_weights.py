@@ -15,10 +15,11 @@ from tokenizer.checkpoint_layout import require_floats
 # where weight norm keeps a weight's length and its direction: torch's old spelling, and its new one
 HOOK_SPELLING = (".weight_g", ".weight_v")
 PARAMETRIZED_SPELLING = (".parametrizations.weight.original0", ".parametrizations.weight.original1")
+_SQUARE_BITS = 40  # of the largest square of a row: 2^22 of them fit into 63 bits
 
 
 def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply lengths and directions back into weights, by the very operation that torch uses.
+    """Multiply lengths and directions back into weights.
 
     Raises:
         ValueError: half of a pair is missing, or the halves do not fit each other.
@@ -53,7 +54,7 @@ def split(tensors: Mapping[str, Tensor], keys: Iterable[str], spelling: tuple[st
         weight = parted.pop(key).contiguous()
         empty = (weight == 0).flatten(1).all(dim=1)[:, None, None]
         direction = torch.where(empty, torch.copysign(torch.ones_like(weight), weight), weight)
-        length = torch.where(empty, 0.0, _norm(direction))
+        length = torch.where(empty, 0.0, _norm(direction).float())
         if not torch.equal(_weight(direction, length), weight):
             raise ValueError(f"{key} has values that weight norm cannot express in floats")
         layer = key.removesuffix(".weight")
@@ -62,11 +63,21 @@ def split(tensors: Mapping[str, Tensor], keys: Iterable[str], spelling: tuple[st
 
 
 def _weight(direction: Tensor, length: Tensor) -> Tensor:
-    weight: Tensor = torch._weight_norm(direction.contiguous(), length.contiguous(), 0)  # noqa: SLF001 - bit for bit
-    return weight
+    """length * direction / |direction|, row by row, with the same bits on every machine.
+
+    A codec's identity is a hash of its weights, and torch's own operation sums the norm in an order that depends on the
+    processor. Here only the factor is computed, exactly, and rounded once. A factor that is one within the rounding of
+    `length` is one.
+    """
+    factor = length.double() / _norm(direction)
+    factor = torch.where((factor - 1).abs() < 2**-23, 1.0, factor).float()
+    return direction * factor
 
 
-def _norm(weight: Tensor) -> Tensor:
-    lengths = torch.ones_like(weight[:, :1, :1])
-    norm: Tensor = torch._weight_norm_interface(weight, lengths, 0)[1]  # noqa: SLF001 - the norm it divides by
-    return norm
+def _norm(direction: Tensor) -> Tensor:
+    """Euclidean norm of each row, float64 [rows, 1, 1]: squares are summed as integers, which no order can change."""
+    squares = direction.double().square()  # exact: a float has 24 bits
+    _, exponent = torch.frexp(squares.amax(dim=(1, 2), keepdim=True))
+    shift = _SQUARE_BITS - exponent
+    total = torch.ldexp(squares, shift).round().to(torch.int64).sum(dim=(1, 2), keepdim=True)
+    return torch.ldexp(total.double(), -shift).sqrt()

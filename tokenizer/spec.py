@@ -132,6 +132,11 @@ class CodecSpec:
         """Segments of a file: as many as it has scales. 1 for codecs without segments."""
         return 1 if self.segment is None else len(self.segment.offsets(num_samples))
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether a loudness per segment is stored beside the codes."""
+        return self.segment is not None and self.segment.normalize
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of `from_dict`."""
         plain = dataclasses.asdict(self)

@@ -5,6 +5,16 @@ import uuid
 import pytest
 
 from pipelines import ray_session as ray_room
+from tests.conftest import make_codec, tiny_spec
+from tokenizer import save_codec
+
+
+@pytest.fixture(scope="session")
+def segmented_codec_dir(tmp_path_factory):
+    """A stereo codec that cuts files into segments and divides each by its loudness, as EnCodec does at 48 kHz."""
+    directory = tmp_path_factory.mktemp("segmented") / "tiny"
+    save_codec(make_codec(tiny_spec("segmented")), directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pipelines import storage
 from pipelines.dataset_info import DatasetInfo, write_dataset_info
 from pipelines.parts import ErrorRow, TokenRow, encode_errors, encode_part, part_name
 from tests.conftest import speech_like
-from tokenizer import RESAMPLER, load_codec
+from tokenizer import RESAMPLER, load_codec, mix_channels
 
 
 def write_audio_folder(folder, ids, sample_rate=24000):
@@ -60,8 +60,7 @@ def write_dataset(root, codec_dir, waveforms, *, audio_folder=None, errors=(), n
 
 
 def _row(codec, levels, name, uri, samples):
-    waveform = torch.from_numpy(samples)[None]
-    codes = codec.encode(waveform).codes[0, :levels].numpy().astype(np.uint16)
+    encoded = codec.encode(mix_channels(torch.from_numpy(samples)[None], codec.spec.channels))
     return TokenRow(
         id=name,
         uri=uri,
@@ -70,5 +69,6 @@ def _row(codec, levels, name, uri, samples):
         source_channels=1,
         peak=float(np.abs(samples).max()),
         rms_dbfs=-20.0,
-        codes=codes,
+        codes=encoded.codes[0, :levels].numpy().astype(np.uint16),
+        scales=None if encoded.scales is None else encoded.scales[0].numpy(),
     )

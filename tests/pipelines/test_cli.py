@@ -14,7 +14,8 @@ from tests.conftest import speech_like
 from tests.pipelines.small_datasets import write_dataset
 from tokenizer import DatasetError
 
-COMMANDS = [["demo"], ["codecs"], ["bench", "codec"], ["tokenize"], ["decode"], ["query"], ["report"], ["train", "codec"], ["evaluate"]]
+COMMANDS = [["codecs"], ["bench", "codec"]]
+COMMANDS += [["demo"], ["tokenize"], ["decode"], ["query"], ["report"], ["train", "codec"], ["evaluate"]]
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,36 @@ def test_rows_hold_what_the_codec_gives(ray_session, speech_folder, tiny_codec_d
         assert row["peak"] == pytest.approx(float(at_rate.abs().max()))
 
 
+def test_a_stereo_codec_with_segments_keeps_its_scales(ray_session, speech_folder, segmented_codec_dir, tmp_path):
+    """Mono and stereo, other rates, files of many segments: codes and scales are those of encoding each alone.
+
+    However the job is cut into batches and parts, and with no padding anywhere.
+    """
+    stereo = np.stack([speech_like(0.5, seed=1), 0.1 * speech_like(0.5, seed=2)], axis=1)
+    soundfile.write(speech_folder / "stereo.wav", stereo, 24000)
+    soundfile.write(speech_folder / "silence.wav", np.zeros(1000), 24000)
+    summary = tokenize(speech_folder, tmp_path / "tokens", segmented_codec_dir)
+    tokenize(speech_folder, tmp_path / "small", segmented_codec_dir, unit_seconds=1.0, batch_seconds=0.1)
+    assert (summary.num_ok, summary.num_errors, summary.padding_share) == (12, 0, 0.0)
+    codec, rows = load_codec(segmented_codec_dir), open_dataset(tmp_path / "tokens").sort("id").collect()
+    again = open_dataset(tmp_path / "small").sort("id").collect()
+    assert rows.equals(again)
+    for row, codes in zip(rows.iter_rows(named=True), rows.codes.to_numpy(), strict=True):
+        waveform, rate = read_audio(row["uri"])
+        encoded = codec.encode(waveform, sample_rate=rate)
+        np.testing.assert_array_equal(codes, encoded.codes[0].numpy())
+        assert row["scales"] == encoded.scales[0].tolist()
+        assert (row["num_samples"], row["num_frames"]) == (encoded.num_samples, encoded.codes.shape[-1])
+        assert row["num_frames"] == codec.spec.num_frames(row["num_samples"])
+
+
+def test_the_codec_is_found_from_another_folder(ray_session, speech_folder, tiny_codec_dir, tmp_path, monkeypatch):
+    """A relative path is written down as an absolute one, so that decoding works from anywhere."""
+    monkeypatch.chdir(tiny_codec_dir.parent)
+    tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir.name)
+    assert read_dataset_info(tmp_path / "tokens").codec["source"] == str(tiny_codec_dir)
+
+
 def test_bad_inputs_become_error_rows(ray_session, speech_folder, tiny_codec_dir, tmp_path):
     """Empty, not audio, cut short: one error row each, and the good neighbours keep their rows."""
     (speech_folder / "empty.wav").write_bytes(b"")

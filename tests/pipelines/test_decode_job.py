@@ -46,6 +46,46 @@ def test_files_hold_what_the_codec_decodes(ray_session, dataset, tiny_codec_dir,
         assert torch.allclose(waveform, expected[0].clamp(-1, 1), atol=1 / 32768)
 
 
+def test_segments_are_decoded_with_their_loudness(ray_session, segmented_codec_dir, tmp_path):
+    """From the dataset come, to the sample, the waveforms that the codec gives for what it heard; then the files."""
+    write_dataset(tmp_path / "tokens", segmented_codec_dir, WAVEFORMS)
+    codec = load_codec(segmented_codec_dir)
+    decoder = CodecDecoder(codec)
+    summary = decode(tmp_path / "tokens", tmp_path / "out")
+    assert (summary.num_files, dict(summary.errors)) == (10, {})
+    for row in read_utterances(tmp_path / "tokens", 4):
+        heard = torch.from_numpy(WAVEFORMS[row.id]).expand(2, -1)
+        expected = codec.decode(codec.encode(heard))[0]
+        assert np.array_equal(decoder.decode(row.codes, row.num_samples, row.scales), expected.numpy())
+        assert torch.equal(codec.decode(row.encoded())[0], expected)
+        waveform, _ = read_audio(summary.paths[row.id])
+        assert torch.allclose(waveform, expected.clamp(-1, 1), atol=1 / 32768)
+
+
+def test_a_part_without_the_scales_that_its_codec_needs_is_refused(segmented_codec_dir, tmp_path):
+    """Another tool dropped the column: the error names part and column, and nothing is decoded wrongly."""
+    import polars as pl
+
+    write_dataset(tmp_path / "tokens", segmented_codec_dir, WAVEFORMS)
+    part = sorted((tmp_path / "tokens" / "parts").iterdir())[1]
+    pl.read_parquet(part).drop("scales").write_parquet(part)
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet: lacks scales"):
+        list(read_utterances(tmp_path / "tokens", 4))
+
+
+@pytest.mark.parametrize("kind", ["null", "text"])
+def test_a_column_that_is_no_column_of_lists_is_refused(segmented_codec_dir, tmp_path, kind):
+    """Rows without scales, or something else in their place: an error of the part, in one line."""
+    import polars as pl
+
+    write_dataset(tmp_path / "tokens", segmented_codec_dir, WAVEFORMS)
+    part = sorted((tmp_path / "tokens" / "parts").iterdir())[0]
+    value = pl.lit(None, pl.List(pl.Float32)) if kind == "null" else pl.lit("loud")
+    pl.read_parquet(part).with_columns(scales=value).write_parquet(part)
+    with pytest.raises(DatasetError, match="part-00000"):
+        list(read_utterances(tmp_path / "tokens", 4))
+
+
 def test_files_keep_the_folders_of_their_ids(ray_session, dataset, tmp_path):
     """`speaker1/clip4.wav` is written below OUT_DIR/speaker1, with the extension of the new format."""
     summary = decode(dataset, tmp_path / "out", audio_format="flac", ids=["speaker1/clip4.wav"], num_workers=2)
@@ -178,6 +218,39 @@ def test_codes_are_checked_at_the_door(tiny_codec_dir, codes):
     assert np.array_equal(fine, decoder.decode(good, 24))
 
 
+@pytest.mark.parametrize(
+    "scales",
+    [
+        None,
+        np.array([0.5], np.float32),
+        np.array([0.5, 0.5, 0.5], np.float32),
+        np.array([0.5, np.nan], np.float32),
+        np.array([0.5, 1e300]),
+        np.array([0.5, 0.0], np.float32),
+        np.array([0.5, -1.0], np.float32),
+        np.array([[0.5, 0.5]], np.float32),
+        np.array([1, 1]),
+        [0.5, 0.5],
+    ],
+    ids=["none", "few", "many", "nan", "infinite", "zero", "negative", "batch", "integers", "list"],
+)
+def test_scales_are_checked_at_the_door(segmented_codec_dir, scales):
+    """One positive number per segment, or CodesError; in a batch it leaves its neighbours alone."""
+    decoder = CodecDecoder(str(segmented_codec_dir))
+    codes, good = np.zeros((4, 21), np.uint16), np.array([0.5, 2.0], np.float32)  # 160 samples and the last 8 once more
+    with pytest.raises(CodesError, match="scales"):
+        decoder.decode(codes, 160, scales)
+    bad, fine = decoder.decode_batch([codes, codes], [160, 160], [scales, good])
+    assert isinstance(bad, CodesError)
+    assert np.array_equal(fine, decoder.decode(codes, 160, good.astype(np.float64)))
+
+
+def test_a_codec_without_scales_takes_none(tiny_codec_dir):
+    """They would say that these are codes of another codec."""
+    with pytest.raises(CodesError, match="has no scales"):
+        CodecDecoder(str(tiny_codec_dir)).decode(np.zeros((4, 3), np.uint16), 24, np.ones(1, np.float32))
+
+
 def test_an_actor_decodes_as_the_codec_does(ray_session, tiny_codec_dir):
     """uint16 and int64 codes of any number of levels, and exactly as many samples as asked for."""
     codec = load_codec(tiny_codec_dir)
@@ -204,4 +277,4 @@ def test_rows_whose_codes_are_bad_are_reported_and_the_others_decoded(ray_sessio
     summary = decode(dataset, tmp_path / "out")
     assert summary.num_files == 9
     assert list(summary.errors) == [broken]
-    assert "cannot hold 7 samples" in summary.errors[broken]
+    assert "7 samples are 1 frames, the codes have" in summary.errors[broken]

@@ -52,6 +52,14 @@ def test_the_bandwidth_is_measured(evaluation):
         assert row.measured_kbps == pytest.approx(row.bandwidth_kbps, rel=0.05 if row.system == "opus" else 0.001)
 
 
+def test_scales_cost_bits_too(folder, segmented_codec_dir, monkeypatch):
+    """A codec with segments pays for what their overlap codes twice, and for a float32 each."""
+    monkeypatch.setattr(evaluate, "METRICS", {"nothing": lambda *_: 0.0})
+    (row,) = evaluate_codec(str(segmented_codec_dir), folder, bandwidths_kbps=[48.0], with_opus=False, num_workers=1)
+    per_stride = 20 * 16 + 32  # 20 frames of four codes of four bits and a scale, every 152 samples
+    assert row.measured_kbps == pytest.approx(per_stride * 24000 / 152 / 1000, rel=0.01)
+
+
 def test_a_metric_that_fails_on_a_clip_is_counted(evaluation):
     """The short clip has no STOI and no PESQ; the means are over the other one, and the count says so."""
     for row in evaluation[0]:

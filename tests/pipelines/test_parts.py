@@ -1,5 +1,6 @@
 """Parts: rows to Parquet and back."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -33,6 +34,20 @@ def test_codes_survive_parquet():
             assert frame[f"codes_{level:02d}"][index].to_list() == expected.codes[level].tolist()
     assert frame["num_frames"].to_list() == [5, 0, 7]
     assert pq.read_table(io.BytesIO(content), page_checksum_verification=True).num_rows == 3
+
+
+def test_scales_stand_behind_the_codes_of_codecs_that_have_them():
+    """One float32 per segment, bit by bit as it was; no such column for other codecs."""
+    spec = tiny_spec("segmented")
+    scales = [np.array([0.1, 1e-8, 3.4e38], np.float32), np.array([], np.float32), np.array([1 / 3], np.float32)]
+    rows = [dataclasses.replace(row(f"{i}.wav", i), scales=values) for i, values in enumerate(scales)]
+    frame = pl.read_parquet(encode_part(rows, spec, 4, CARD))
+    assert frame.columns[-2:] == ["codes_03", "scales"]
+    assert frame.schema["scales"] == pl.List(pl.Float32)
+    for found, expected in zip(frame["scales"], scales, strict=True):
+        assert found.to_numpy().tobytes() == expected.tobytes()
+    assert "scales" not in pl.read_parquet(encode_part([row("a.wav", 5)], SPEC, 4, CARD)).columns
+    assert pl.read_parquet(encode_part([], spec, 4, CARD)).schema["scales"] == pl.List(pl.Float32)
 
 
 def test_one_part_alone_says_what_made_it():

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 from lm_head.entropy import code_histogram, order_zero_entropy, perplexity
@@ -98,6 +99,22 @@ def test_every_example_plays_the_original_and_each_bandwidth(dataset, tmp_path):
     assert 0.2 * rate <= len(samples) <= 0.65 * rate
     assert len(page.attributes("img", "alt")) == 3 * 4
     assert all(page.attributes("img", "alt"))
+
+
+def test_examples_of_a_stereo_codec_begin_as_the_whole_file(segmented_codec_dir, tmp_path, monkeypatch):
+    """The beginning of an utterance, cut anywhere in a segment, is what decoding all of it begins with, in stereo."""
+    monkeypatch.setattr("pipelines.report.MAX_EXAMPLE_S", 0.011)  # 264 samples, of segments of 160 every 152
+    waveforms = write_audio_folder(tmp_path / "speech", ["a.wav"])
+    write_dataset(tmp_path / "tokens", segmented_codec_dir, waveforms, audio_folder=tmp_path / "speech")
+    page = Page(write_report(tmp_path / "tokens", tmp_path / "r.html", bandwidths_kbps=[48]).read_text())
+    original, decoded = (
+        soundfile.read(decode_uri(uri)[1], dtype="float32")[0] for uri in page.attributes("audio", "src")
+    )
+    codec = load_codec(segmented_codec_dir)
+    expected = codec.decode(codec.encode(torch.from_numpy(waveforms["a.wav"]).expand(2, -1)))[0].clamp(-1, 1).T
+    assert original.shape == decoded.shape == (264, 2)
+    assert np.allclose(decoded, expected[:264], atol=1 / 32768)
+    assert "4 levels by 34 frames" in " ".join(page.attributes("img", "alt"))
 
 
 def test_text_from_data_is_never_markup(tiny_codec_dir, tmp_path):

@@ -1,8 +1,10 @@
 """Reference implementations with seeded random weights that code speech as trained ones do: no code is degenerate."""
 
 import torch
+from torch.nn import functional
 
 from tokenizer import Codec, read_audio, resample
+from tokenizer.quantizer import FactorizedQuantizer
 from tokenizer.segments import cut, normalize
 from tokenizer.torchaudio_import import import_torchaudio
 
@@ -77,6 +79,15 @@ def latents_of(codec: Codec, waveform):
     return torch.cat([codec.encoder(normalize(piece)[0])[0].T for piece in pieces])
 
 
+def compared(quantizer, residual, level):
+    """What is compared at a level, in float64: a point made of the residual [D], and the entries."""
+    entries = quantizer.codebooks[level].double()
+    if isinstance(quantizer, FactorizedQuantizer):
+        residual = quantizer.in_weight[level].double() @ residual + quantizer.in_bias[level]
+        return functional.normalize(residual, dim=0), functional.normalize(entries, dim=1)
+    return residual, entries
+
+
 def compare_codes(codec: Codec, waveform, expected, actual):
     """How many frames differ, and how many of these at a near-tie: both entries are equally far, to 1e-5.
 
@@ -96,7 +107,7 @@ def compare_codes(codec: Codec, waveform, expected, actual):
         residual = latents[frame].double()
         for earlier in range(level):
             residual = residual - codec.quantizer.decode_level(actual[earlier, frame], earlier).double()
-        entries = codec.quantizer.codebooks[level].double()
-        theirs, ours = ((residual - entries[codes[level, frame]]).norm() for codes in (expected, actual))
+        point, entries = compared(codec.quantizer, residual, level)
+        theirs, ours = ((point - entries[codes[level, frame]]).norm() for codes in (expected, actual))
         ties += bool((theirs - ours).abs() <= 1e-5 * max(theirs, ours))
     return len(differing), ties

@@ -193,3 +193,36 @@ def test_dac_codes_are_those_of_transformers(name, width, seconds, tmp_path, rep
     decoded = reference.decode(audio_codes=expected).audio_values
     same = codec.decode(Encoded(expected, None, waveform.shape[-1]))[0]
     torch.testing.assert_close(same[:, : decoded.shape[-1]], decoded, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_dac_codes_are_those_of_descripts_package(tmp_path, report):
+    """Where descript-audio-codec installs (it pins an old protobuf, which Ray does not take): a minute of speech."""
+    descript = pytest.importorskip("dac", exc_type=ImportError)
+    kwargs = {
+        "encoder_dim": 8,
+        "encoder_rates": [2, 4, 5, 8],
+        "decoder_dim": 192,
+        "decoder_rates": [8, 5, 4, 2],
+        "n_codebooks": 32,
+        "sample_rate": 24000,
+    }
+    reference = randomize(descript.DAC(**kwargs))
+    waveform, other = two_speeches(24000)
+    residual = reference.encoder(other[None, :, :240_000])
+    for level in reference.quantizer.quantizers:
+        level.out_proj.weight_g.fill_(0.3)  # or the residual grows from level to level, and rounding with it
+        points = level.in_proj(residual).transpose(1, 2).flatten(0, 1)
+        level.codebook.weight.copy_(fitted_codebooks(points, 1, len(level.codebook.weight))[0])
+        residual = residual - level(residual)[0]
+    last = reference.decoder.model[-2]
+    last.weight_g.fill_(0.005)  # or tanh saturates, and amplifies rounding
+    last.bias.zero_()
+    torch.save({"state_dict": reference.state_dict(), "metadata": {"kwargs": kwargs}}, tmp_path / "weights.pth")
+    codec = load_codec(tmp_path / "weights.pth")
+    expected = reference.encode(reference.preprocess(waveform[None], 24000))[1]
+    encoded = codec.encode(waveform)
+    assert_same_codes(codec, waveform, expected[0], encoded.codes[0], report)
+    decoded = reference.decode(reference.quantizer.from_codes(expected)[0])[..., : waveform.shape[-1]]
+    same = codec.decode(Encoded(expected, None, waveform.shape[-1]))
+    torch.testing.assert_close(same[..., : decoded.shape[-1]], decoded, atol=1e-4, rtol=0)
