@@ -171,14 +171,14 @@ class Codec(nn.Module):
         """
         spec = self.spec
         num_codebooks = spec.num_codebooks_at(bandwidth_kbps)
-        rate = sample_rate or spec.sample_rate
+        rate = spec.sample_rate if sample_rate is None else sample_rate
         lengths = {"in": 0, "out": 0}
 
         def arriving() -> Iterator[Tensor]:
             resampler = StreamingResampler(rate, spec.sample_rate)
             state = resampler.initial_state(spec.channels)
             for block in blocks:
-                channels = block.shape[0] if sample_rate else spec.channels
+                channels = spec.channels if sample_rate is None else block.shape[0]
                 checked = checked_block(block, spec, self._device, channels=channels, allow_empty=True)
                 lengths["in"] += checked.shape[-1]
                 piece, state = resampler.step(mix_channels(checked, spec.channels), state)
@@ -229,6 +229,8 @@ class Codec(nn.Module):
         """
         codes = checked_codes(encoded.codes, self.spec, self._device)
         codes = codes[:, : encoded.num_codebooks_at(bandwidth_kbps, self.spec)]
+        if encoded.num_samples < 0:
+            raise CodesError(f"num_samples must not be negative: {encoded.num_samples}")
         frames = self.spec.num_frames(encoded.num_samples)
         if frames != codes.shape[-1]:
             raise CodesError(f"{encoded.num_samples} samples are {frames} frames, the codes have {codes.shape[-1]}")
@@ -309,8 +311,7 @@ class Codec(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        first: Tensor = next(iter(self.state_dict(keep_vars=True).values()))
-        return first.device
+        return next(self.parameters()).device
 
     @property
     def _networks(self) -> Networks:

@@ -245,6 +245,21 @@ def test_bad_codes_are_refused(tiny_codec, bad, reason):
         tiny_codec.decode(Encoded(bad, None, 40))
 
 
+def test_a_negative_length_is_refused(tiny_codec):
+    """No codes are no reason to take it."""
+    with pytest.raises(CodesError, match="negative: -3"):
+        tiny_codec.decode(Encoded(torch.zeros(1, 4, 0, dtype=torch.int64), None, -3))
+    assert tiny_codec.decode(Encoded(torch.zeros(1, 4, 0, dtype=torch.int64), None, 0)).shape == (1, 1, 0)
+
+
+def test_a_sample_rate_of_zero_is_refused(tiny_codec, waveform):
+    """It is not taken for "the codec's own"."""
+    with pytest.raises(AudioError, match="positive integer"):
+        tiny_codec.encode(waveform, sample_rate=0)
+    with pytest.raises(AudioError, match="positive integer"):
+        tiny_codec.encode_blocks([waveform], sample_rate=0)
+
+
 def test_a_bandwidth_that_the_codec_lacks_lists_those_it_has(tiny_codec, waveform):
     """The message is the way out."""
     with pytest.raises(ValueError, match="choose 24, 48"):
