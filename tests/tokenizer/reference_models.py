@@ -1,5 +1,8 @@
 """Reference implementations with seeded random weights that code speech as trained ones do: no code is degenerate."""
 
+import os
+from pathlib import Path
+
 import torch
 from torch.nn import functional
 
@@ -9,12 +12,14 @@ from tokenizer.segments import cut, normalize
 from tokenizer.torchaudio_import import import_torchaudio
 
 DEMO_SPEECH = "pipelines/demo_speech"
+OWN_SPEECH = "QUANTONE_SPEECH"  # environment variable: a folder of recordings to compare on instead
 
 
 def speech(root, seconds, sample_rate, channels=1):
-    """[C, S] of the bundled clips, one after another; the second channel lags behind and is softer."""
+    """[C, S] of the bundled clips (or yours), one after another; the second channel lags behind and is softer."""
+    folder = Path(os.environ.get(OWN_SPEECH, root / DEMO_SPEECH))
     clips, needed = [], int(seconds * sample_rate)
-    for path in sorted((root / DEMO_SPEECH).glob("**/*.*")):
+    for path in sorted(folder.glob("**/*.*")):
         if sum(clip.shape[-1] for clip in clips) >= needed:
             break
         if path.suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3"):

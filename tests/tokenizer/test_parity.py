@@ -184,7 +184,7 @@ def test_dac_codes_are_those_of_transformers(name, width, seconds, tmp_path, rep
     rate, hop = reference.config.sampling_rate, reference.config.hop_length
     waveform, other = two_speeches(rate)
     waveform = waveform[:, : int(seconds * rate) // hop * hop]  # their encoder takes whole frames
-    fit_dac(reference, other[None, :, : 10 * rate // hop * hop])
+    fit_dac(reference, other[None, :, : int(min(10, seconds) * rate) // hop * hop])
     reference.save_pretrained(tmp_path)
     codec = load_codec(tmp_path)
     expected = reference.encode(waveform[None]).audio_codes
@@ -216,7 +216,7 @@ def test_dac_codes_are_those_of_descripts_package(tmp_path, report):
         level.codebook.weight.copy_(fitted_codebooks(points, 1, len(level.codebook.weight))[0])
         residual = residual - level(residual)[0]
     last = reference.decoder.model[-2]
-    last.weight_g.fill_(0.005)  # or tanh saturates, and amplifies rounding
+    last.weight_g.fill_(0.002)  # or tanh saturates, and amplifies rounding
     last.bias.zero_()
     torch.save({"state_dict": reference.state_dict(), "metadata": {"kwargs": kwargs}}, tmp_path / "weights.pth")
     codec = load_codec(tmp_path / "weights.pth")
