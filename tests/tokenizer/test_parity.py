@@ -27,8 +27,7 @@ def assert_same_codes(codec, waveform, expected, actual, report):
     assert min(len(level.unique()) for level in expected) > 50, "the test says nothing about degenerate codes"
     differing, ties = compare_codes(codec, waveform, expected[:, :whole], actual[:, :whole])
     report(f"{differing} of {whole} frames x {len(expected)} levels differ, {ties} of them at a near-tie")
-    assert differing == ties  # nothing but near-ties
-    assert ties <= max(3, expected.numel() // 10_000)  # and these are rare: 2 or 3 in 145,000 codes are usual
+    assert differing == ties <= max(1, expected.numel() // 20_000)
 
 
 @pytest.fixture
