@@ -104,7 +104,7 @@ def codecs() -> None:
     from tokenizer import bundled_codecs
 
     Console().print(codecs_table())
-    typer.echo(f"with weights: {', '.join(bundled_codecs())}; for the others bring yours, see docs/codec.md")
+    typer.echo(f"with weights: {', '.join(bundled_codecs())}; for the others bring yours, see docs/which_codec.md")
 
 
 @app.command()

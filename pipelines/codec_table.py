@@ -60,7 +60,7 @@ def codecs_table() -> Table:
 
 
 def codecs_markdown() -> str:
-    """For docs/codec.md."""
+    """For docs/which_codec.md."""
     headings = tuple(heading.replace("\n", " ") for heading in _HEADINGS)
     lines = [headings, tuple("---" for _ in headings), *(row.cells() for row in codec_rows())]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
