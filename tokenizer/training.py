@@ -1,120 +1,160 @@
-"""One training step of a codec: networks and quantizer in training form, and the objective over them.
+"""One training step of a codec and its adversary.
 
-Plain torch: data, logging and checkpoints around it live in `pipelines`.
+    waveform ── codec ── decoded ──┬── discriminators: told apart from the waveform? (two steps of three)
+                                   └── time, mel, adversarial and feature losses, balanced ── back through the codec
+
+Plain torch: data, logging and checkpoints around it live in `pipelines`. Where torch.distributed is initialised, each
+process has its slice of the batch, and all end the step with the same weights.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from vector_quantize_pytorch import ResidualVQ
+from torch import Tensor, distributed
 
+from tokenizer.adversarial import Discriminators
 from tokenizer.codec import Codec
-from tokenizer.convolution import apply_weight_norm, fold_weight_norm
-from tokenizer.losses import MelLoss, time_loss
-from tokenizer.networks import build_networks
+from tokenizer.objective import Losses, Objective
+from tokenizer.optimization import Optimization, OptimizerSettings
+from tokenizer.quantizer_training import QuantizerTraining
 from tokenizer.spec import CodecSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """Weights of the losses, and the scales of the mel loss."""
-
-    time_weight: float = 10.0  # high: without an adversary the phase is learned from this term alone
-    mel_weight: float = 1.0
-    commitment_weight: float = 0.25
-    mel_windows: tuple[int, ...] = (128, 512, 2048)
-    mel_bins: int = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizerTraining:
-    """How the codebooks are learned. Source: SoundStream, 3.3, and EnCodec, 3.2."""
-
-    decay: float = 0.99
-    kmeans_iterations: int = 10
-    dead_code_threshold: float = 2.0
-    dropout_multiple: int = 2  # levels in use are drawn from the multiples of this, once per batch
+from tokenizer.trainable_codec import TrainableCodec
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one batch gave."""
+    """What one step gave."""
 
-    loss: Tensor  # scalar, to be differentiated
-    parts: dict[str, float]  # each loss before its weight
-    codes: Tensor  # [B, K, T] int64, -1 at levels that were dropped
+    losses: dict[str, float]  # of all processes, each before its weight; "discriminator" where those were updated
+    shares: dict[str, float]  # of the balanced gradient, by loss; empty where it is not balanced
+    gradient_norm: float  # of the codec, before clipping
+    codes: Tensor  # [B, K, T] int64, K levels in use, of this process
 
 
-class TrainableCodec(nn.Module):
-    """A codec in training form: `ResidualVQ` learns the codebooks, the networks learn around it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """Everything that decides what a step does."""
 
-    def __init__(self, spec: CodecSpec, quantizer: QuantizerTraining, objective: Objective) -> None:
-        super().__init__()
-        if spec.family not in ("seanet", "patch"):
-            raise ValueError(f"codecs of family {spec.family!r} cannot be trained here, only seanet and patch")
-        self.spec, self.objective = spec, objective
-        self.encoder, self.decoder, _ = build_networks(spec)
-        apply_weight_norm(self.encoder)
-        apply_weight_norm(self.decoder)
-        self.quantizer = ResidualVQ(
-            dim=spec.latent_dim,
-            codebook_size=spec.codebook_size,
-            num_quantizers=spec.num_codebooks,
-            decay=quantizer.decay,
-            kmeans_init=True,
-            kmeans_iters=quantizer.kmeans_iterations,
-            threshold_ema_dead_code=quantizer.dead_code_threshold,
-            commitment_weight=1.0,
-            quantize_dropout=spec.num_codebooks > quantizer.dropout_multiple,
-            quantize_dropout_cutoff_index=quantizer.dropout_multiple - 1,
-            quantize_dropout_multiple_of=quantizer.dropout_multiple,
-            rotation_trick=False,
-        )
-        self.mel_loss = MelLoss(spec.sample_rate, objective.mel_windows, objective.mel_bins)
+    objective: Objective
+    quantizer: QuantizerTraining
+    optimizer: OptimizerSettings
+    autocast: torch.dtype | None = None  # precision of networks and discriminators; None is float32
 
-    def forward(self, waveform: Tensor, *, autocast: torch.dtype | None = None) -> StepResult:
-        """The objective on one batch.
+
+class CodecTraining:
+    """A codec, its discriminators, and the optimizers of both.
+
+    Args:
+        spec: of the codec.
+        settings: of the training.
+        start: a codec to go on from; None starts afresh.
+        device: where all of it lives.
+    """
+
+    def __init__(
+        self, spec: CodecSpec, settings: TrainingSettings, *, start: Codec | None = None, device: str = "cpu"
+    ) -> None:
+        self.spec, self.settings, self.device = spec, settings, torch.device(device)
+        objective, optimizer = settings.objective, settings.optimizer
+        self.codec = TrainableCodec(spec, settings.quantizer, start).to(self.device).train()
+        self.losses = Losses(spec, objective, settings.autocast).to(self.device)
+        self.optimization = Optimization(self.codec, optimizer, optimizer.learning_rate)
+        self.discriminators: Discriminators | None = None
+        self.adversary: Optimization | None = None
+        if objective.discriminator is not None:
+            self.discriminators = Discriminators(spec.channels, objective.discriminator).to(self.device)
+            rate = optimizer.discriminator_rate or optimizer.learning_rate
+            self.adversary = Optimization(self.discriminators, optimizer.for_discriminators(), rate)
+
+    def step(self, waveform: Tensor, step: int, *, rate_factor: float, seed: int) -> StepResult:
+        """Train on one batch.
+
+        All that is random follows from seed and step: a resumed run does what an undisturbed one does, and processes
+        do the same.
 
         Args:
-            waveform: [B, C, S] float32, S a multiple of hop_length.
-            autocast: precision of the networks; the quantizer and the losses stay float32.
+            waveform: [B, C, S] float32, S a multiple of hop_length; the slice of this process.
+            step: number of the step, from 0.
+            rate_factor: of the learning rates.
+            seed: of the run.
 
         Raises:
-            FloatingPointError: a loss is not finite; the message names it.
+            FloatingPointError: a loss or gradient is not finite; the message names it, and nothing was updated by it.
         """
-        device = waveform.device.type
-        with torch.autocast(device, autocast or torch.bfloat16, enabled=autocast is not None):
-            latents = self.encoder(waveform).float()  # [B, D, T]
-        quantized, codes, commitments = self.quantizer(latents.transpose(1, 2))
-        with torch.autocast(device, autocast or torch.bfloat16, enabled=autocast is not None):
-            decoded = self.decoder(quantized.transpose(1, 2)).float()
-        weights = self.objective
-        parts = {
-            "time": time_loss(waveform, decoded),
-            "mel": self.mel_loss(waveform, decoded),
-            "commitment": commitments.mean(),
-        }
-        for name, value in parts.items():
-            if not math.isfinite(value.item()):
-                raise FloatingPointError(f"the {name} loss is {value.item()}")
-        loss = (
-            weights.time_weight * parts["time"]
-            + weights.mel_weight * parts["mel"]
-            + weights.commitment_weight * parts["commitment"]
-        )
-        return StepResult(loss, {name: value.item() for name, value in parts.items()}, codes.transpose(1, 2))
+        mixed = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])  # torch uses 32 bits of a seed
+        generator = torch.Generator().manual_seed(mixed)
+        torch.manual_seed(mixed)  # k-means and replaced entries draw from the global generator
+        waveform = waveform.to(self.device)
+        num_codebooks = self.codec.quantizer.draw_num_codebooks(generator)
+        updating = float(torch.rand((), generator=generator)) < self.settings.objective.discriminator_probability
+        result = self.codec(waveform, num_codebooks, autocast=self.settings.autocast)
+        named: dict[str, float] = {}
+        adversarial = self.discriminators is not None and step >= self.settings.objective.adversarial_start
+        if adversarial and updating:
+            named |= self._update_discriminators(waveform, result.decoded, rate_factor)
+        losses = self.losses(waveform, result.decoded, self.discriminators if adversarial else None)
+        named |= _finite_means({**losses, "commitment": result.commitment})
+        gradient, shares = self.losses.gradient(losses, result.decoded)
+        commitment = self.settings.objective.commitment_weight * result.commitment
+        torch.autograd.backward([result.decoded, commitment], [gradient, None])
+        norm = self.optimization.step(rate_factor)
+        return StepResult(named, shares, norm.item(), result.codes)
+
+    def _update_discriminators(self, waveform: Tensor, decoded: Tensor, rate_factor: float) -> dict[str, float]:
+        if self.discriminators is None or self.adversary is None:
+            raise RuntimeError("there are no discriminators to update")
+        loss = self.losses.discrimination(waveform, decoded, self.discriminators)
+        named = _finite_means({"discriminator": loss})
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.adversary.step(rate_factor)
+        return named
 
     def to_codec(self, name: str) -> Codec:
-        """The inference form: same networks, the learned codebooks as one plain table."""
-        codec = Codec(self.spec, name=name)
-        for target, learned in ((codec.encoder, self.encoder), (codec.decoder, self.decoder)):
-            apply_weight_norm(target)
-            target.load_state_dict(learned.state_dict())
-            fold_weight_norm(target)
-        tables = [layer._codebook.embed[0] for layer in self.quantizer.layers]  # noqa: SLF001
-        codec.quantizer.set_codebooks(torch.stack(tables))
-        return codec.eval()
+        """The inference form, from the average of the weights where one is kept."""
+        exported = self.optimization.exported
+        if not isinstance(exported, TrainableCodec):
+            raise TypeError(f"a codec is exported from a TrainableCodec, not from {type(exported).__name__}")
+        return exported.to_codec(name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors and plain values."""
+        state: dict[str, Any] = {
+            "codec": self.codec.state_dict(),
+            "losses": self.losses.state_dict(),
+            "optimization": self.optimization.state_dict(),
+        }
+        if self.discriminators is not None and self.adversary is not None:
+            state |= {"discriminators": self.discriminators.state_dict(), "adversary": self.adversary.state_dict()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.codec.load_state_dict(state["codec"])
+        self.losses.load_state_dict(state["losses"])
+        self.optimization.load_state_dict(state["optimization"])
+        if self.discriminators is not None and self.adversary is not None:
+            self.discriminators.load_state_dict(state["discriminators"])
+            self.adversary.load_state_dict(state["adversary"])
+
+
+def _finite_means(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Each loss over the whole batch, that of all processes; one look at the device for all of them.
+
+    Raises:
+        FloatingPointError: on every process, where one is not finite on any of them.
+    """
+    values = torch.stack([loss.detach().float() for loss in losses.values()])
+    if distributed.is_initialized():
+        distributed.all_reduce(values)
+        values /= distributed.get_world_size()
+    named = dict(zip(losses, values.tolist(), strict=True))
+    wrong = [f"{name} {value:g}" for name, value in named.items() if not math.isfinite(value)]
+    if wrong:
+        raise FloatingPointError(f"a loss is not finite: {', '.join(wrong)}")
+    return named

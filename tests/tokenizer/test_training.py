@@ -1,97 +1,155 @@
-"""One training step of a codec."""
+"""One training step of a codec and its adversary."""
+
+import dataclasses
 
 import pytest
 import torch
 
 from tests.conftest import tiny_spec
-from tokenizer.losses import MelLoss, time_loss
-from tokenizer.training import Objective, QuantizerTraining, TrainableCodec
+from tokenizer.adversarial import DiscriminatorConfig
+from tokenizer.losses import MelConfig
+from tokenizer.objective import Objective
+from tokenizer.optimization import OptimizerSettings
+from tokenizer.quantizer_training import QuantizerTraining
+from tokenizer.stft_discriminator import StftDiscriminatorConfig
+from tokenizer.training import CodecTraining, TrainingSettings
 
-OBJECTIVE = Objective(mel_windows=(64, 256), mel_bins=16)
+OBJECTIVE = Objective(
+    mel=MelConfig(windows=(64, 256), bins=16),
+    discriminator=DiscriminatorConfig(stft=StftDiscriminatorConfig(filters=2, windows=(64, 32))),
+)
+PLAIN = dataclasses.replace(OBJECTIVE, discriminator=None, balanced=False, time_weight=1.0)
 
 
-@pytest.fixture(params=["seanet", "patch"])
-def trainable(request):
-    """A tiny codec in training form that has seen a few batches, so that its codebooks are fitted."""
+def training(kind="patch", objective=OBJECTIVE, **optimizer):
+    """A tiny codec about to be trained."""
     torch.manual_seed(0)
-    made = TrainableCodec(tiny_spec(request.param), QuantizerTraining(), OBJECTIVE).train()
-    optimizer = torch.optim.Adam(made.parameters(), 1e-3)
-    for _ in range(5):
-        made(0.1 * torch.randn(4, 1, 800)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return made
-
-
-def test_every_weight_learns(trainable):
-    """The loss reaches both networks through the quantizer."""
-    trainable(0.1 * torch.randn(4, 1, 800)).loss.backward()
-    for name, parameter in trainable.named_parameters():
-        assert parameter.grad is not None, name
-        assert bool(parameter.grad.isfinite().all()), name
-    for part in ("encoder", "decoder"):
-        assert max(float(p.grad.abs().max()) for p in getattr(trainable, part).parameters()) > 0
-
-
-def test_the_exported_codec_gives_the_codes_of_training(trainable):
-    """Weight norm folded, codebooks in one table, weights unchanged: the same nearest entries, the same sound."""
-    codec = trainable.to_codec("exported")
-    waveform = 0.1 * torch.randn(2, 1, 800)
-    trainable.eval()
-    with torch.inference_mode():
-        latents = trainable.encoder(waveform).transpose(1, 2)
-        quantized, codes, _ = trainable.quantizer(latents)
-        decoded = trainable.decoder(quantized.transpose(1, 2))
-    encoded = codec.encode(waveform)
-    torch.testing.assert_close(encoded.codes, codes.transpose(1, 2))
-    torch.testing.assert_close(codec.decode(encoded), decoded, atol=1e-5, rtol=1e-4)
-
-
-def test_levels_are_dropped_in_training(trainable):
-    """One model serves every bandwidth because each batch stops at a random level: the rest is marked -1."""
-    counts = set()
-    for seed in range(12):
-        torch.manual_seed(seed)
-        codes = trainable(0.1 * torch.randn(2, 1, 400)).codes
-        counts.add(int((codes[0, :, 0] >= 0).sum()))
-    assert counts == {2, 4}
-
-
-def test_a_loss_that_is_not_finite_is_named(trainable):
-    """Training stops with the culprit instead of with weights that are NaN."""
-    with torch.no_grad():
-        next(trainable.decoder.parameters()).fill_(torch.inf)
-    with pytest.raises(FloatingPointError, match=r"the (time|mel) loss"):
-        trainable(0.1 * torch.randn(1, 1, 400))
-
-
-def test_the_time_loss_is_the_mean_absolute_difference():
-    """Written out."""
-    assert time_loss(torch.tensor([[[1.0, -1.0]]]), torch.tensor([[[0.5, 1.0]]])) == 1.25
-
-
-def test_the_mel_loss_follows_its_formula():
-    """One scale, against the transforms of torchaudio put together by hand."""
-    from tokenizer.torchaudio_import import import_torchaudio
-
-    torch.manual_seed(0)
-    reference, decoded = 0.1 * torch.randn(2, 2, 1, 4000)
-    transform = import_torchaudio().transforms.MelSpectrogram(
-        24000, n_fft=512, hop_length=128, n_mels=64, power=1.0, f_max=12000.0
+    settings = TrainingSettings(
+        objective=objective,
+        quantizer=QuantizerTraining(),
+        optimizer=OptimizerSettings(**{"learning_rate": 1e-3} | optimizer),
     )
-    a, b = transform(reference[:, 0]), transform(decoded[:, 0])
-    expected = ((a + 1e-5).log10() - (b + 1e-5).log10()).abs().mean() + 0.3 * (a - b).abs().mean() / (a.mean() + 1e-3)
-    torch.testing.assert_close(MelLoss(24000, (512,))(reference, decoded), expected, rtol=1e-4, atol=1e-6)
+    return CodecTraining(tiny_spec(kind), settings)
 
 
-def test_the_mel_loss_of_silence_has_a_gradient():
-    """Digital silence is common at clip ends, and |z| has no gradient at 0."""
-    silence = torch.zeros(1, 1, 2000, requires_grad=True)
-    MelLoss(24000, (128,))(torch.zeros(1, 1, 2000), silence).backward()
-    assert bool(silence.grad.isfinite().all())
+def sound(step, channels=1):
+    """A batch of tones, the same for the same step."""
+    generator = torch.Generator().manual_seed(step)
+    pitch = 0.05 + 0.3 * torch.rand(4, channels, 1, generator=generator)
+    return 0.3 * torch.sin(pitch * torch.arange(800))
 
 
-def test_families_without_a_training_form_are_refused():
-    """The error names those that have one."""
-    with pytest.raises(ValueError, match="'dac' cannot be trained here, only seanet and patch"):
-        TrainableCodec(tiny_spec("dac"), QuantizerTraining(), OBJECTIVE)
+def steps(trained, count, first=0):
+    """So many steps; what each gave."""
+    channels = trained.spec.channels
+    return [trained.step(sound(step, channels), step, rate_factor=1.0, seed=0) for step in range(first, first + count)]
+
+
+@pytest.mark.parametrize("kind", ["seanet", "mirrored", "segmented", "patch", "dac"])
+def test_every_kind_of_codec_learns(kind):
+    """From weighted losses: in a few steps the mel loss falls by a fifth; nothing balances, nobody judges."""
+    results = steps(training(kind, PLAIN, learning_rate=3e-3), 40)
+    mel = [result.losses["mel"] for result in results]
+    assert sum(mel[-5:]) < 0.8 * sum(mel[:5])
+    assert results[0].losses.keys() == {"time", "mel", "commitment"}
+    assert results[0].shares == {}
+
+
+@pytest.mark.parametrize("kind", ["seanet", "segmented", "patch"])
+def test_it_learns_from_balanced_losses_and_an_adversary(kind):
+    """With most of the gradient for the mel loss, that loss falls."""
+    objective = dataclasses.replace(OBJECTIVE, adversarial_weight=0.1, feature_weight=0.1)
+    mel = [result.losses["mel"] for result in steps(training(kind, objective), 60)]
+    assert sum(mel[-10:]) < 0.95 * sum(mel[:10])
+
+
+def test_the_same_seed_gives_the_same_run():
+    """And another one another."""
+    one, two = training(), training()
+    assert [result.losses for result in steps(one, 3)] == [result.losses for result in steps(two, 3)]
+    other = training()
+    assert (
+        other.step(sound(0), 0, rate_factor=1.0, seed=1).losses
+        != training().step(sound(0), 0, rate_factor=1.0, seed=0).losses
+    )
+
+
+def test_it_goes_on_from_its_state():
+    """Three steps, a checkpoint, three more in a fresh process: those of six."""
+    whole = training(weight_average=0.9)
+    expected = steps(whole, 6)[3:]
+    half = training(weight_average=0.9)
+    steps(half, 3)
+    resumed = training(weight_average=0.9)
+    resumed.load_state_dict(half.state_dict())
+    assert [result.losses for result in steps(resumed, 3, first=3)] == [result.losses for result in expected]
+    assert resumed.to_codec("tiny").sha256 == whole.to_codec("tiny").sha256
+
+
+def test_discriminators_learn_in_their_share_of_the_steps():
+    """Two of three, drawn at random; and only in their own update, never from the codec's losses."""
+    trained = training()
+    updates = 0
+    for step in range(30):
+        before = [p.detach().clone() for p in trained.discriminators.parameters()]
+        result = trained.step(sound(step), step, rate_factor=1.0, seed=0)
+        changed = any(not torch.equal(b, p) for b, p in zip(before, trained.discriminators.parameters(), strict=True))
+        assert changed == ("discriminator" in result.losses)
+        assert all(p.grad is None for p in trained.discriminators.parameters())
+        updates += changed
+    assert 14 <= updates <= 26
+
+
+def test_the_adversary_waits_for_its_first_step():
+    """Before it, neither side sees the other."""
+    trained = training(objective=dataclasses.replace(OBJECTIVE, adversarial_start=2, discriminator_probability=1.0))
+    names = [set(result.losses) for result in steps(trained, 3)]
+    assert names[:2] == [{"time", "mel", "commitment"}] * 2
+    assert names[2] == {"time", "mel", "adversarial", "feature", "discriminator", "commitment"}
+
+
+def test_shares_of_the_gradient_are_the_weights():
+    """In the first step exactly, later about."""
+    shares = steps(training(), 1)[0].shares
+    total = 0.1 + 1 + 3 + 3
+    assert shares == pytest.approx(
+        {"time": 0.1 / total, "mel": 1 / total, "adversarial": 3 / total, "feature": 3 / total}
+    )
+
+
+@pytest.mark.parametrize("name", ["time", "mel"])
+def test_a_loss_that_is_not_finite_is_named(name, monkeypatch):
+    """Training stops with the culprit instead of with weights that are NaN; the weights are as before."""
+    trained = training()
+    steps(trained, 1)
+    before = {key: value.clone() for key, value in trained.codec.named_parameters()}
+    compute = trained.losses.forward
+
+    def broken(*arguments):
+        return {key: loss * torch.nan if key == name else loss for key, loss in compute(*arguments).items()}
+
+    monkeypatch.setattr(trained.losses, "forward", broken)
+    with pytest.raises(FloatingPointError, match=f"{name} nan"):
+        steps(trained, 1, first=1)
+    assert all(torch.equal(value, before[key]) for key, value in trained.codec.named_parameters())
+
+
+def test_reduced_precision_trains():
+    """Networks and discriminators in bfloat16; the losses stay close to those of float32."""
+    exact = training()
+    settings = dataclasses.replace(exact.settings, autocast=torch.bfloat16)
+    torch.manual_seed(0)
+    reduced = CodecTraining(exact.spec, settings)
+    ours, theirs = steps(reduced, 2)[0].losses, steps(exact, 1)[0].losses
+    assert ours["mel"] == pytest.approx(theirs["mel"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mel_weight": -1.0}, {"time_weight": 0.0, "mel_weight": 0.0}, {"discriminator_probability": 0.0}],
+    ids=str,
+)
+def test_wrong_objectives_are_refused(wrong):
+    """At the door."""
+    with pytest.raises(ValueError, match=r"weights|probability"):
+        Objective(**wrong)
