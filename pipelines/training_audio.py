@@ -1,155 +1,157 @@
-"""Audio for training: clips decoded once to a flat file of 16-bit samples, and random crops from it.
-
-Decoding and resampling cost more than a training step's share of time on a small machine, and a run sees every clip
-many times; so they are done once, in worker processes, and each crop is a read from a memory-mapped file.
-"""
+"""Audio to train on: clips of known kinds and lengths, decoded once or read in place, whichever fits."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import concurrent.futures
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from pipelines.clip_reader import ClipReader, probe_seconds
+from pipelines.clip_store import ClipStore, listing_key, one_at_a_time, open_store
+from pipelines.data_settings import DataSettings
 from pipelines.progress import Progress
-from tokenizer import AudioError, CodecSpec, DatasetError, mix_channels, read_audio, resample
+from pipelines.training_clips import Clip, list_clips
+from tokenizer import AudioError, CodecSpec, DatasetError
 
-EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+_PROBE_THREADS = 16  # waiting for disks, not computing
+
+
+class CropReader(Protocol):
+    """One way to read training audio."""
+
+    def read(self, clip: int, start: int, num_samples: int) -> npt.NDArray[np.float32]:
+        """Samples [C, num_samples] of a clip, by its number, from `start` on; silence after its end.
+
+        Raises:
+            AudioError: the clip cannot be read.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class ClipSource:
-    """Where the bytes of one clip lie: a file, or a stretch of a tar shard read in place."""
+class ClipsInPlace:
+    """Crops read from the clips themselves: for corpora that are too large to store."""
 
-    path: str
-    offset: int
-    size: int
+    clips: tuple[Clip, ...]
+    reader: ClipReader
 
-
-def list_clips(data: list[Path], split: str = "train") -> list[ClipSource]:
-    """Clips of folders (every audio file below) and of manifests (.jsonl with shard, offset, bytes and split).
-
-    Raises:
-        DatasetError: nothing to train on, or a manifest that cannot be read.
-    """
-    clips: list[ClipSource] = []
-    for source in data:
-        if source.is_dir():
-            files = sorted(path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS)
-            clips += [ClipSource(str(path), 0, path.stat().st_size) for path in files]
-        elif source.suffix == ".jsonl" and source.is_file():
-            clips += _manifest_clips(source, split)
-        else:
-            raise DatasetError(f"{source}: neither a folder nor a .jsonl manifest")
-    if not clips:
-        raise DatasetError(f"no audio to train on in {', '.join(map(str, data))}")
-    return clips
-
-
-def _manifest_clips(manifest: Path, split: str) -> Iterator[ClipSource]:
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if row.get("split", split) == split:
-                yield ClipSource(str(manifest.parent / row["shard"]), int(row["offset"]), int(row["bytes"]))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise DatasetError(f"{manifest}, line {number}: {error!r}") from error
+    def read(self, clip: int, start: int, num_samples: int) -> npt.NDArray[np.float32]:
+        """As in `CropReader`."""
+        return self.reader.read(self.clips[clip], start, num_samples)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingAudio:
-    """All clips end to end, [samples, C] int16, and where each one starts."""
+    """What there is to draw from."""
 
-    samples: npt.NDArray[np.int16]
-    starts: npt.NDArray[np.int64]  # one more than clips: the last is the end
+    crops: CropReader
+    kinds: npt.NDArray[np.str_]  # of each clip
+    lengths: npt.NDArray[np.int64]  # of each clip in samples; 0 where it cannot be read
     sample_rate: int
+    channels: int
 
     @property
     def seconds(self) -> float:
         """Length of all clips together."""
-        return float(self.starts[-1]) / self.sample_rate
+        return float(self.lengths.sum()) / self.sample_rate
 
-    def batch(self, batch_size: int, num_samples: int, rng: np.random.Generator) -> Tensor:
-        """Random crops at random levels.
+    @property
+    def is_stored(self) -> bool:
+        """Whether the clips were decoded once, instead of being read in place."""
+        return isinstance(self.crops, ClipStore)
 
-        Every second of audio is as likely as any other; a crop that would run past its clip starts earlier, and a
-        clip shorter than the crop is followed by silence. Gain -10 to +6 dB, less where it would clip. Source:
-        EnCodec, arXiv:2210.13438, 4.
+    @property
+    def num_unreadable(self) -> int:
+        """Clips that were listed, but cannot be read."""
+        return int((self.lengths == 0).sum())
 
-        Returns:
-            [B, C, num_samples] float32.
-        """
-        crops = np.zeros((batch_size, self.samples.shape[1], num_samples), np.float32)
-        positions = rng.integers(0, self.starts[-1], batch_size)
-        gains = 10.0 ** (rng.uniform(-10.0, 6.0, batch_size) / 20.0)
-        for row, position in enumerate(positions):
-            clip = int(np.searchsorted(self.starts, position, side="right")) - 1
-            start = max(int(self.starts[clip]), min(int(position), int(self.starts[clip + 1]) - num_samples))
-            stop = min(start + num_samples, int(self.starts[clip + 1]))
-            crop = self.samples[start:stop].T.astype(np.float32) / 32768.0
-            loudest = float(np.abs(crop).max(initial=0.0))
-            crops[row, :, : crop.shape[1]] = crop * min(gains[row], 0.99 / max(loudest, 1e-3))
-        return torch.from_numpy(crops)
+    @property
+    def seconds_by_kind(self) -> dict[str, float]:
+        """Length of the clips of each kind, the longest first."""
+        totals = {
+            str(kind): float(self.lengths[self.kinds == kind].sum()) / self.sample_rate
+            for kind in np.unique(self.kinds)
+        }
+        return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+    def describe(self) -> str:
+        """One line for people."""
+        kinds = ", ".join(f"{kind} {seconds / 3600:.2f} h" for kind, seconds in self.seconds_by_kind.items())
+        form = "decoded once" if self.is_stored else "read in place"
+        unreadable = f"; {self.num_unreadable} clips cannot be read" if self.num_unreadable else ""
+        return f"{len(self.lengths)} clips, {self.seconds / 3600:.2f} h ({kinds}), {form}{unreadable}"
 
 
-def prepare_audio(clips: list[ClipSource], spec: CodecSpec, folder: Path, num_workers: int = 2) -> TrainingAudio:
-    """Decode the clips into `folder`, or reuse what an earlier call with the same clips left there.
+def open_training_audio(
+    data: list[Path],
+    spec: CodecSpec,
+    settings: DataSettings,
+    *,
+    cache_dir: Path,
+    split: str = "train",
+    num_workers: int = 0,
+) -> TrainingAudio:
+    """List the clips of the data, learn their lengths, and decode them once if they are not too many.
 
-    Clips that cannot be read are left out and counted in the message; training on the rest goes on.
+    Args:
+        data: as in `list_clips`.
+        spec: of the codec that will hear it.
+        settings: `store_hours` decides between decoding once and reading in place.
+        cache_dir: gets the decoded audio and the lengths of clips; later calls with the same clips reuse both.
+        split: as in `list_clips`.
+        num_workers: processes that decode; 0 decodes in this one.
 
     Raises:
-        DatasetError: not one clip could be read.
+        DatasetError: as in `list_clips`, or not one clip can be read.
     """
-    listing = json.dumps([spec.sample_rate, spec.channels, [[c.path, c.offset, c.size] for c in clips]])
-    key = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    samples_path, starts_path = folder / f"audio-{key}.i16", folder / f"audio-{key}.npy"
-    if not starts_path.exists():  # written last: it stands for a complete file of samples
-        _decode_all(clips, spec, samples_path, starts_path, num_workers)
-    starts = np.load(starts_path)
-    samples = np.memmap(samples_path, np.int16, "r").reshape(-1, spec.channels)
-    return TrainingAudio(samples, starts, spec.sample_rate)
+    clips = list_clips(data, split)
+    reader = ClipReader(spec.sample_rate, spec.channels)
+    seconds = _lengths(clips, cache_dir)
+    if float(np.nansum(seconds)) <= settings.store_hours * 3600:
+        store = open_store(clips, reader, cache_dir, num_workers)
+        crops: CropReader = store
+        lengths = store.lengths
+    else:
+        known = [replace(clip, duration_s=float(length)) for clip, length in zip(clips, seconds, strict=True)]
+        crops = ClipsInPlace(tuple(known), reader)
+        lengths = np.nan_to_num(np.round(seconds * spec.sample_rate)).astype(np.int64)
+    kinds = np.array([clip.kind for clip in clips])
+    return TrainingAudio(crops, kinds, lengths, spec.sample_rate, spec.channels)
 
 
-def _decode_all(clips: list[ClipSource], spec: CodecSpec, samples_path: Path, starts_path: Path, workers: int) -> None:
-    samples_path.parent.mkdir(parents=True, exist_ok=True)
-    starts = [0]
-    context = multiprocessing.get_context("spawn")  # a fork would carry the threads of torch along
-    jobs = [(clip, spec.sample_rate, spec.channels) for clip in clips]
-    with (
-        samples_path.open("wb") as sink,
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
-        Progress("decoding", total_files=len(clips), total_seconds=None) as progress,
-    ):
-        for pcm in pool.map(_decode_clip, jobs, chunksize=16):
-            if pcm is not None:
-                sink.write(pcm.tobytes())
-                starts.append(starts[-1] + pcm.shape[0])
-            seconds = 0.0 if pcm is None else pcm.shape[0] / spec.sample_rate
-            progress.advance(files=1, seconds=seconds, errors=int(pcm is None))
-    if len(starts) == 1:
-        raise DatasetError(f"none of the {len(clips)} clips could be read")
-    np.save(starts_path, np.asarray(starts, np.int64))
+def _lengths(clips: list[Clip], cache_dir: Path) -> npt.NDArray[np.float64]:
+    """Seconds of each clip, NaN where it cannot be read; headers are read where the listing does not say."""
+    seconds = np.array([np.nan if clip.duration_s is None else clip.duration_s for clip in clips])
+    unknown = np.flatnonzero(np.isnan(seconds))
+    if not len(unknown):
+        return seconds
+    path = cache_dir / f"lengths-{listing_key(clips)}.npy"
+    with one_at_a_time(cache_dir):
+        if path.exists():
+            probed: npt.NDArray[np.float64] = np.load(path)
+            return probed
+        with (
+            concurrent.futures.ThreadPoolExecutor(_PROBE_THREADS) as pool,
+            Progress("listing", total_files=len(unknown)) as progress,
+        ):
+            for index, length in zip(unknown, pool.map(_probe, [clips[index] for index in unknown]), strict=True):
+                seconds[index] = length
+                progress.advance(files=1, seconds=float(np.nan_to_num(length)), errors=int(np.isnan(length)))
+        if np.isnan(seconds).all():
+            raise DatasetError(f"none of the {len(clips)} clips could be read")
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, seconds)
+        temporary.replace(path)
+    return seconds
 
 
-def _decode_clip(job: tuple[ClipSource, int, int]) -> npt.NDArray[np.int16] | None:
-    """One clip as [samples, C] int16 at the codec's rate, or None if it cannot be read."""
-    clip, sample_rate, channels = job
-    torch.set_num_threads(1)
+def _probe(clip: Clip) -> float:
     try:
-        with Path(clip.path).open("rb") as source:
-            source.seek(clip.offset)
-            waveform, source_rate = read_audio(io.BytesIO(source.read(clip.size)))
-    except (AudioError, OSError):
-        return None
-    waveform = resample(mix_channels(waveform, channels), source_rate, sample_rate)
-    pcm: npt.NDArray[np.int16] = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).T.contiguous().numpy()
-    return pcm
+        return probe_seconds(clip)
+    except AudioError:
+        return float("nan")
