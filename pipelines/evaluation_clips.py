@@ -1,0 +1,104 @@
+"""The clips that a codec is judged on: audio files of a folder, or stretches of tar shards that a manifest names."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from pipelines import storage
+from pipelines.sources import list_source
+from tokenizer import AudioError, DatasetError, mix_channels, read_audio
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationClip:
+    """One clip by name and place."""
+
+    id: str  # path below the folder, or the manifest's `member`
+    uri: str
+    offset: int = 0
+    size: int | None = None  # bytes from `offset` on; None: the file is the clip
+
+
+def list_clips(source: str | Path, *, split: str = "valid", kind: str | None = None) -> list[EvaluationClip]:
+    """Clips in a fixed order.
+
+    Args:
+        source: a directory, file or glob, local or s3://; or a .jsonl manifest whose rows have `shard` (a path from
+            the manifest's folder), `offset` and `bytes`, perhaps `member`, `split` and `kind`.
+        split: rows of a manifest with another one are left out; rows without one belong to every split.
+        kind: only rows of this one, such as "speech"; None for all. Folders have none.
+
+    Raises:
+        DatasetError: nothing to judge on, or a manifest that cannot be read.
+        ValueError: a kind is asked of a folder.
+    """
+    uri = storage.absolute(source)
+    if not uri.endswith(".jsonl"):
+        if kind is not None:
+            raise ValueError(f"{source}: kind {kind!r} can only be chosen from a .jsonl manifest")
+        return [EvaluationClip(file.id, file.uri) for file in list_source(source)]
+    clips = list(_manifest_clips(uri, split, kind))
+    if not clips:
+        of_kind = "" if kind is None else f" and kind {kind!r}"
+        raise DatasetError(f"{source}: no clips with split {split!r}{of_kind}")
+    return clips
+
+
+def read_clip(clip: EvaluationClip, max_seconds: float) -> tuple[Tensor, int]:
+    """The beginning of a clip as one channel [1, S], and its sample rate.
+
+    Raises:
+        AudioError: not audio, or no samples in it.
+        OSError: out of reach.
+    """
+    with storage.open_input(clip.uri) as stream:
+        if clip.size is None:
+            waveform, sample_rate = read_audio(stream)
+        else:
+            stream.seek(clip.offset)
+            waveform, sample_rate = read_audio(io.BytesIO(stream.read(clip.size)))
+    waveform = mix_channels(waveform, 1)[:, : round(max_seconds * sample_rate)]
+    if waveform.shape[-1] == 0:
+        raise AudioError(f"{clip.id}: no samples")
+    return waveform, sample_rate
+
+
+def spread(items: Sequence[Item], count: int | None) -> list[Item]:
+    """At most so many, the first of each equal part: not one speaker alone fills a small number."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _manifest_clips(uri: str, split: str, kind: str | None) -> Iterator[EvaluationClip]:
+    try:
+        with storage.open_input(uri) as stream:
+            lines = stream.read().decode("utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DatasetError(f"{uri}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{uri}: not UTF-8: {error}") from error
+    folder = uri.rpartition("/")[0]
+    seen: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row: dict[str, Any] = json.loads(line)
+            if row.get("split", split) == split and kind in (None, row.get("kind")):
+                place = f"{row['shard']}@{row['offset']}"
+                name = str(row.get("member", place))
+                name = place if name in seen else name  # shards may name their members alike
+                seen.add(name)
+                yield EvaluationClip(name, storage.join(folder, row["shard"]), int(row["offset"]), int(row["bytes"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{uri}, line {number}: {error!r}") from error
