@@ -18,13 +18,14 @@ from pipelines.cli_arguments import (
     Dataset,
     Quiet,
     Workers,
-    check,
     check_codec,
     check_dataset,
     check_source,
 )
 from pipelines.cli_bench import bench
+from pipelines.cli_evaluate import evaluate
 from pipelines.cli_outcome import FAILED, run
+from pipelines.cli_train import train
 
 app = typer.Typer(
     name="quantone",
@@ -35,7 +36,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train = typer.Typer(help="Train a model by a recipe.", no_args_is_help=True)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
@@ -249,49 +249,4 @@ def report(
     typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
-@train.command("codec")
-def train_codec_command(
-    recipe: Annotated[str, typer.Argument(help="Bundled recipe or YAML file.")],
-    data: Annotated[
-        list[Path], typer.Option("--data", help="Folder of audio, or .jsonl manifest of tar shards; may be repeated.")
-    ],
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Checkpoint, log and the finished codec go here.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's number of steps.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
-) -> None:
-    """Train a codec; interrupted, the same command goes on from the last checkpoint.
-
-    Examples:
-      quantone train codec speech_24khz --data speech/ --run-dir runs/speech
-      quantone train codec my_recipe.yaml --data a/ --data b/ --run-dir runs/mine --steps 500
-    """
-    for folder in data:
-        check(folder.exists(), f"--data {folder}: no such file or directory")
-    from pipelines.train_codec import train_codec
-
-    codec_dir = train_codec(recipe, data, run_dir, steps=steps, threads=threads)
-    typer.echo(f"codec: {codec_dir}")
-
-
-@app.command()
-def evaluate(
-    codec: Annotated[str, typer.Argument(help="Bundled name, directory, file or hub name.")],
-    folder: Annotated[Path, typer.Argument(help="Folder of audio to measure on.")],
-    bandwidth: Bandwidths = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many files.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the scores as JSON.")] = None,
-) -> None:
-    """Score a codec on a folder of audio, at several bandwidths.
-
-    Examples:
-      quantone evaluate speech_24khz speech/
-      quantone evaluate runs/mine/codec speech/ --bandwidth 3 --bandwidth 6 --limit 50 -o scores.json
-    """
-    check(folder.exists(), f"{folder}: no such file or directory")
-    check_codec(codec)
-    from rich.console import Console
-
-    from pipelines.evaluate import evaluate_codec, evaluation_table
-
-    rows = evaluate_codec(codec, folder, bandwidths_kbps=bandwidth or None, limit=limit, output_json=output)
-    Console().print(evaluation_table(rows))
+app.command()(evaluate)

@@ -70,9 +70,13 @@ def reference_level(waveform: Floats, sample_rate: int) -> float:
 
 def spectrogram_png(waveform: Floats, sample_rate: int, reference: float) -> bytes:
     """Draw [S] samples as a log-mel spectrogram, low bands at the foot, DYNAMIC_RANGE_DB from black to `reference`."""
+    return png(spectrogram_pixels(waveform, sample_rate, reference))
+
+
+def spectrogram_pixels(waveform: Floats, sample_rate: int, reference: float) -> NDArray[np.uint8]:
+    """The pixels of that picture, [NUM_BANDS, columns, 3]."""
     decibels = 10 * np.log10(np.maximum(mel_power(waveform, sample_rate), 1e-12) / reference)
-    level = np.clip(1 + decibels / DYNAMIC_RANGE_DB, 0, 1).astype(np.float32)
-    return png(magma(level[::-1]))
+    return magma(np.clip(1 + decibels / DYNAMIC_RANGE_DB, 0, 1).astype(np.float32)[::-1])
 
 
 def magma(level: Floats) -> NDArray[np.uint8]:

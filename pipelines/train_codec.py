@@ -1,4 +1,4 @@
-"""The training loop around a codec's step: audio in, checkpoints, a log and an exported codec out."""
+"""`quantone train codec`: a recipe and audio in, a codec that `load_codec` reads out."""
 
 from __future__ import annotations
 
@@ -6,38 +6,56 @@ import dataclasses
 import json
 import os
 import shutil
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from pipelines.recipe import Recipe, Schedule, load_recipe
-from pipelines.training_audio import TrainingAudio, list_clips, prepare_audio
-from tokenizer import CheckpointError, save_codec
-from tokenizer.training import StepResult, TrainableCodec
+from pipelines.ray_training import run_training
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.sampling import Sampler
+from pipelines.spectrogram import reference_level, spectrogram_pixels
+from pipelines.training_audio import TrainingAudio, open_training_audio
+from pipelines.training_batches import TrainingBatches
+from pipelines.training_log import Preview
+from pipelines.training_loop import LoopSettings, train
+from pipelines.training_view import training_view
+from tokenizer import load_codec, save_codec
+from tokenizer.quantizer_training import codebook_use
+from tokenizer.training import CodecTraining, StepResult
 
-LOG_EVERY = 25  # steps
-MIN_MATRIX_SIDE = 16  # a few rows of taps are no matrix to orthogonalise
-CHECKPOINT = "checkpoint.pt"
-
-
-@dataclasses.dataclass(slots=True)
-class Run:
-    """Everything that changes from step to step."""
-
-    trainable: TrainableCodec
-    optimizers: list[torch.optim.Optimizer]
-    step: int = 0
-    audio_seconds: float = 0.0
-    wall_seconds: float = 0.0
+CODEC = "codec"
+PREVIEW_CLIPS = 2
 
 
-def train_codec(
-    recipe: str | Path, data: list[Path], run_dir: Path, *, steps: int | None = None, threads: int | None = None
-) -> Path:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """What decides how a recipe is run, but not what comes out of it.
+
+    Args:
+        run_dir: checkpoint, log, decoded audio and codec; with several nodes a folder that all of them see.
+        steps: overrides the recipe's number of steps; a finished run is extended this way.
+        init_from: codec to go on from instead of random weights; a later checkpoint in run_dir goes before it.
+        num_processes: that share each batch, one GPU each where there are any.
+        data_workers: processes that read audio beside each of them; 0 reads in between the steps.
+        threads: of torch in each process; None leaves the default.
+        shown: the progress, on stderr.
+    """
+
+    run_dir: Path
+    steps: int | None = None
+    init_from: str | None = None
+    num_processes: int = 1
+    data_workers: int = 1
+    threads: int | None = None
+    shown: bool = True
+
+
+def train_codec(recipe: str | Path, data: list[Path], run: TrainingRun) -> Path:
     """Train a codec by a recipe; a run that was interrupted goes on from its last checkpoint.
 
     Every step draws its crops and its random numbers from the recipe's seed and its own number, so that an interrupted
@@ -45,162 +63,162 @@ def train_codec(
 
     Args:
         recipe: bundled name or YAML file.
-        data: folders of audio, or .jsonl manifests of tar shards.
-        run_dir: holds checkpoint.pt, log.jsonl, the decoded audio and codec/, which `load_codec` reads.
-        steps: overrides the recipe's number of steps; a finished run is extended this way.
-        threads: of torch; None leaves the default.
+        data: folders of audio, tar shards or manifests.
+        run: where and how.
 
     Returns:
         The directory of the exported codec.
 
     Raises:
-        ValueError: the recipe is wrong.
+        ValueError: the recipe is wrong, `init_from` has another spec, or so many processes cannot share a batch.
         DatasetError: there is no audio to train on.
-        CheckpointError: run_dir holds a checkpoint of another recipe.
+        CheckpointError: run_dir holds a checkpoint of another recipe, or `init_from` is no codec.
+        FloatingPointError: a loss is not finite; the last checkpoint stays.
     """
     settings = load_recipe(recipe)
-    if steps is not None:
-        decay = min(settings.schedule.decay_steps, steps)
-        settings = dataclasses.replace(
-            settings, schedule=dataclasses.replace(settings.schedule, steps=steps, decay_steps=decay)
+    if run.steps is not None:
+        settings = dataclasses.replace(settings, schedule=settings.schedule.lasting(run.steps))
+    if run.num_processes < 1 or settings.schedule.batch_size % run.num_processes:
+        raise ValueError(f"{run.num_processes} processes cannot share batches of {settings.schedule.batch_size}")
+    run = dataclasses.replace(run, run_dir=run.run_dir.resolve())
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    data = [source.resolve() for source in data]
+    audio = open_training_audio(
+        data, settings.codec, settings.data, cache_dir=run.run_dir / "audio", num_workers=os.cpu_count() or 1
+    )
+    if run.shown:
+        _announce(settings, audio, run)
+    config = {"recipe": settings, "data": data, "run": run}
+    with training_view(run.run_dir, settings.name, shown=run.shown):
+        run_training(
+            _train_in_process,
+            config,
+            run_dir=run.run_dir,
+            num_processes=run.num_processes,
+            use_gpu=torch.cuda.is_available(),
         )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    audio = prepare_audio(list_clips(data), settings.codec, run_dir / "audio", num_workers=os.cpu_count() or 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(settings.schedule.seed)
-    run = _start(settings, device)
-    if (run_dir / CHECKPOINT).exists():
-        _resume(run, settings, run_dir / CHECKPOINT)
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(
-        f"{settings.name}: {sum(p.numel() for p in run.trainable.parameters()) / 1e6:.1f} M weights, "
-        f"{audio.seconds / 3600:.2f} h of audio, step {run.step} of {settings.schedule.steps}, {device}"
+    return run.run_dir / CODEC
+
+
+def _announce(recipe: Recipe, audio: TrainingAudio, run: TrainingRun) -> None:
+    processors = "GPU" if torch.cuda.is_available() else "CPU"
+    lines = [
+        audio.describe(),
+        f"{recipe.name}: {recipe.schedule.steps} steps on {run.num_processes} {processors}, in {run.run_dir}",
+    ]
+    left_out = Sampler(audio.kinds, audio.lengths, recipe.data.sampling).left_out
+    if left_out:
+        lines.insert(1, f"the data lacks what these mixtures need, the others make up for it: {', '.join(left_out)}")
+    Console(stderr=True, soft_wrap=True).print("\n".join(lines), highlight=False)
+
+
+class CodecLearner:
+    """A codec in training as the loop wants it."""
+
+    export_name = CODEC
+
+    def __init__(self, recipe: Recipe, training: CodecTraining, preview_audio: Tensor) -> None:
+        self.recipe, self.training, self.preview_audio = recipe, training, preview_audio
+        self.fingerprint = json.dumps(
+            {
+                "name": recipe.name,
+                "codec": recipe.codec.to_dict(),
+                "discriminator": repr(recipe.objective.discriminator),
+                "optimizers": [recipe.optimizer.muon, recipe.optimizer.weight_average > 0],
+            },
+            sort_keys=True,
+        )
+        self._result: StepResult | None = None
+
+    def step(self, batch: Tensor, step: int, rate_factor: float) -> Mapping[str, float]:
+        """Losses and the norm of the gradient."""
+        self._result = self.training.step(batch, step, rate_factor=rate_factor, seed=self.recipe.schedule.seed)
+        return {**self._result.losses, "gradient_norm": self._result.gradient_norm}
+
+    def details(self) -> Mapping[str, Any]:
+        """Shares of the balanced gradient; use of each level's codebook in this batch, a trend rather than a census."""
+        if self._result is None:
+            return {}
+        used, perplexity = codebook_use(self._result.codes, self.recipe.codec.codebook_size)
+        shares = {"shares": self._result.shares} if self._result.shares else {}
+        return {**shares, "used": used, "perplexity": perplexity}
+
+    def preview(self) -> Preview:
+        """A few training crops at each bandwidth, as sound and as spectrograms beside the original."""
+        codec, sample_rate = self.training.to_codec(self.recipe.name), self.recipe.codec.sample_rate
+        encoded = codec.encode(self.preview_audio)
+        versions = {"original": self.preview_audio}
+        for kbps in codec.spec.bandwidths_kbps:
+            versions[f"{kbps:g}_kbps"] = codec.decode(encoded, bandwidth_kbps=kbps)
+        sounds, pictures = {}, {}
+        for number in range(len(self.preview_audio)):
+            level = reference_level(self.preview_audio[number, 0].numpy(), sample_rate)
+            for version, waveforms in versions.items():
+                sound = waveforms[number].mean(dim=0).numpy()  # [S]
+                sounds[f"{version}/{number}"] = np.clip(sound, -1, 1)
+                pictures[f"{version}/{number}"] = spectrogram_pixels(sound, sample_rate, level)
+        return Preview(sounds, sample_rate, pictures)
+
+    def export(self, directory: Path) -> None:
+        """Write the inference form; replaced as a whole so that a reader never sees half of it."""
+        fresh = directory.with_name(f"{directory.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        save_codec(self.training.to_codec(self.recipe.name), fresh, half=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        fresh.rename(directory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of codec, discriminators, balancer and optimizers."""
+        return self.training.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.training.load_state_dict(state)
+
+
+def _train_in_process(config: dict[str, Any]) -> None:
+    """What each process of the group runs."""
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    recipe, data, run = config["recipe"], config["data"], config["run"]
+    schedule, spec, context = recipe.schedule, recipe.codec, ray_train.get_context()
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    num_samples = max(1, round(schedule.crop_seconds * spec.sample_rate / spec.hop_length)) * spec.hop_length
+    # The decoded audio is there already: the driver has made it, and each process only opens it.
+    audio = open_training_audio(data, spec, recipe.data, cache_dir=run.run_dir / "audio", num_workers=1)
+    torch.manual_seed(schedule.seed)
+    training = CodecTraining(
+        spec,
+        recipe.training,
+        start=None if run.init_from is None else load_codec(run.init_from),
+        device=str(get_device()),
     )
-    _loop(run, settings, audio, run_dir, console)
-    return _export(run, settings, run_dir)
-
-
-def _start(settings: Recipe, device: torch.device) -> Run:
-    trainable = TrainableCodec(settings.codec, settings.quantizer, settings.objective).to(device).train()
-    return Run(trainable, _optimizers(trainable, settings.schedule))
-
-
-def _optimizers(trainable: TrainableCodec, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for weight matrices, AdamW for the rest (convolutions, biases, gains).
-
-    Measured on the patch codec over 300 steps of 24 s: time loss 0.0173 against 0.0193 with AdamW alone, at 1.2 times
-    the seconds per step. Scaled to AdamW's update size, so that both follow one learning rate.
-    """
-    parameters = [p for p in trainable.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= MIN_MATRIX_SIDE]
-    others = [p for p in parameters if not (p.ndim == 2 and min(p.shape) >= MIN_MATRIX_SIDE)]
-    rate, decay = schedule.learning_rate, schedule.weight_decay
-    adamw = torch.optim.AdamW(others, lr=rate, betas=schedule.betas, weight_decay=decay, fused=True)
-    if not matrices:
-        return [adamw]
-    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    return [muon, adamw]
-
-
-def _loop(run: Run, settings: Recipe, audio: TrainingAudio, run_dir: Path, console: Console) -> None:
-    schedule = settings.schedule
-    since, since_step = time.monotonic(), run.step
-    with (run_dir / "log.jsonl").open("a", encoding="utf-8") as log:
-        while run.step < schedule.steps:
-            result = _step(run, schedule, audio)
-            run.step += 1
-            run.audio_seconds += schedule.batch_size * schedule.crop_seconds
-            if run.step % LOG_EVERY == 0 or run.step == schedule.steps:
-                elapsed = time.monotonic() - since
-                run.wall_seconds += elapsed
-                row = _describe(run, schedule, result, (run.step - since_step) / elapsed)
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                _show(row, schedule, console)
-                since, since_step = time.monotonic(), run.step
-            if run.step % schedule.checkpoint_every == 0 or run.step == schedule.steps:
-                _save(run, settings, run_dir / CHECKPOINT)
-                _export(run, settings, run_dir)
-
-
-def _step(run: Run, schedule: Schedule, audio: TrainingAudio) -> StepResult:
-    hop = run.trainable.spec.hop_length
-    num_samples = max(1, round(schedule.crop_seconds * audio.sample_rate / hop)) * hop
-    rng = np.random.default_rng([schedule.seed, run.step])
-    torch.manual_seed(int(rng.integers(2**62)))  # k-means, dead codes and dropout: a resumed step draws the same
-    device = next(run.trainable.parameters()).device
-    waveform = audio.batch(schedule.batch_size, num_samples, rng).to(device)
-    for optimizer in run.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate_at(run.step)
-        optimizer.zero_grad(set_to_none=True)
-    result: StepResult = run.trainable(waveform, autocast=torch.bfloat16 if schedule.precision == "bfloat16" else None)
-    result.loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(run.trainable.parameters(), schedule.gradient_clip)
-    for optimizer in run.optimizers:
-        optimizer.step()
-    return result
-
-
-def _describe(run: Run, schedule: Schedule, result: StepResult, steps_per_second: float) -> dict[str, Any]:
-    """One line of the log. Codebook use is of this batch: a share of its vectors' count, so read it as a trend."""
-    used = [len(set(level[level >= 0].tolist())) for level in result.codes.unbind(1)]
-    return {
-        "step": run.step,
-        "loss": round(result.loss.item(), 5),
-        **{name: round(value, 5) for name, value in result.parts.items()},
-        "learning_rate": schedule.rate_at(run.step - 1),
-        "audio_s_per_s": round(steps_per_second * schedule.batch_size * schedule.crop_seconds, 1),
-        "audio_hours": round(run.audio_seconds / 3600, 3),
-        "wall_minutes": round(run.wall_seconds / 60, 2),
-        "codes_used": [count for count in used if count],
-    }
-
-
-def _show(row: dict[str, Any], schedule: Schedule, console: Console) -> None:
-    remaining = (schedule.steps - row["step"]) * schedule.batch_size * schedule.crop_seconds / row["audio_s_per_s"]
-    console.print(
-        f"step {row['step']:>6}/{schedule.steps}  loss {row['loss']:.3f}  mel {row['mel']:.3f}  "
-        f"time {row['time']:.4f}  commitment {row['commitment']:.3f}  level 0 uses {row['codes_used'][0]}  "
-        f"{row['audio_s_per_s']:.0f} audio s/s  {int(remaining // 60)} min left",
-        highlight=False,
-    )
-
-
-def _save(run: Run, settings: Recipe, path: Path) -> None:
-    state = {
-        "recipe": repr((settings.name, settings.codec)),
-        "model": run.trainable.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
-        "step": run.step,
-        "audio_seconds": run.audio_seconds,
-        "wall_seconds": run.wall_seconds,
-    }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
-def _resume(run: Run, settings: Recipe, path: Path) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if state["recipe"] != repr((settings.name, settings.codec)):
-        raise CheckpointError(f"{path} belongs to another recipe: choose another run directory, or remove it")
-    run.trainable.load_state_dict(state["model"])
-    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    run.step, run.audio_seconds, run.wall_seconds = state["step"], state["audio_seconds"], state["wall_seconds"]
-
-
-def _export(run: Run, settings: Recipe, run_dir: Path) -> Path:
-    """Write the inference form beside the run; replaced as a whole so that a reader never sees half of it."""
-    fresh, final = run_dir / "codec.new", run_dir / "codec"
-    shutil.rmtree(fresh, ignore_errors=True)
-    save_codec(run.trainable.to_codec(settings.name), fresh, half=True)
-    shutil.rmtree(final, ignore_errors=True)
-    fresh.rename(final)
-    return final
+    with TrainingBatches(
+        audio,
+        recipe.data,
+        batch_size=PREVIEW_CLIPS,
+        num_samples=num_samples,
+        seed=schedule.seed,
+        num_workers=0,
+    ) as first_rows:
+        learner = CodecLearner(recipe, training, next(first_rows.from_step(0)))
+    with TrainingBatches(
+        audio,
+        recipe.data,
+        batch_size=schedule.batch_size,
+        num_samples=num_samples,
+        seed=schedule.seed,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        num_workers=run.data_workers,
+    ) as batches:
+        settings = LoopSettings(
+            run_dir=run.run_dir,
+            schedule=schedule,
+            amount_per_step=schedule.batch_size * num_samples / spec.sample_rate,
+            unit="audio s",
+            first=context.get_world_rank() == 0,
+        )
+        train(learner, batches, settings)

@@ -190,20 +190,6 @@ def test_train_codec_passes_its_arguments_on(tmp_path, monkeypatch, capsys):
     assert str(tmp_path / "run" / "codec") in capsys.readouterr().out
 
 
-def test_evaluate_passes_its_arguments_on_and_shows_the_scores(tmp_path, tiny_codec_dir, monkeypatch, capsys):
-    """Every option reaches the evaluation, and its rows end as a table."""
-    seen = {}
-    monkeypatch.setattr(
-        "pipelines.evaluate.evaluate_codec", lambda *places, **options: seen.update(options) or [places]
-    )
-    monkeypatch.setattr("pipelines.evaluate.evaluation_table", lambda rows: f"scores of {rows[0][1].name}")
-    (tmp_path / "speech").mkdir()
-    options = ["--bandwidth", "12", "-b", "24", "--limit", "3", "-o", str(tmp_path / "scores.json")]
-    assert main(["evaluate", str(tiny_codec_dir), str(tmp_path / "speech"), *options]) == 0
-    assert seen == {"bandwidths_kbps": [12.0, 24.0], "limit": 3, "output_json": tmp_path / "scores.json"}
-    assert capsys.readouterr().out == "scores of speech\n"
-
-
 def test_a_reader_that_stops_early_is_no_drama(tokens):
     """`quantone query ... | head` ends without a traceback."""
     script = "import sys; from pipelines.cli import main; sys.exit(main())"

@@ -1,0 +1,56 @@
+"""The commands `quantone train ...`."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_arguments import check, check_codec
+
+train = typer.Typer(help="Train a model by a recipe.", no_args_is_help=True)
+
+
+@train.callback()
+def _group() -> None:
+    """Train a model by a recipe."""
+
+
+@train.command("codec")
+def train_codec_command(
+    recipe: Annotated[str, typer.Argument(help="Bundled recipe or YAML file.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Folder of audio, tar shard or .jsonl manifest; may be repeated.")
+    ],
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Checkpoint, log and the finished codec go here.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's number of steps.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Fine-tune this codec instead of starting afresh.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="That share each batch: one a GPU, or so many CPUs.")] = 1,
+    data_workers: Annotated[int, typer.Option(min=0, help="Processes that read audio beside each of them.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch in each.")] = None,
+) -> None:
+    """Train a codec; interrupted, the same command goes on from the last checkpoint.
+
+    Examples:
+      quantone train codec speech_24khz --data speech/ --run-dir runs/speech
+      quantone train codec my_recipe.yaml --data a/ --data b.jsonl --run-dir runs/mine --steps 500
+      quantone train codec speech_24khz --init-from speech_24khz --data my_voice/ --run-dir runs/voice
+      quantone train codec encodec_24khz --data /shared/audio --run-dir /shared/runs/e --processes 16
+    """
+    for source in data:
+        check(source.exists() or bool(glob.glob(str(source))), f"--data {source}: no such file or directory")  # noqa: PTH207
+    if init_from is not None:
+        check_codec(init_from)
+    from pipelines.train_codec import TrainingRun, train_codec
+
+    run = TrainingRun(
+        run_dir=run_dir,
+        steps=steps,
+        init_from=init_from,
+        num_processes=processes,
+        data_workers=data_workers,
+        threads=threads,
+    )
+    typer.echo(f"codec: {train_codec(recipe, data, run)}")
