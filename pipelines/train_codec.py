@@ -90,22 +90,13 @@ def train_codec(recipe: str | Path, data: list[Path], run: TrainingRun) -> Path:
         _announce(settings, audio, run)
     config = {"recipe": settings, "data": data, "run": run}
     with training_view(run.run_dir, settings.name, shown=run.shown):
-        run_training(
-            _train_in_process,
-            config,
-            run_dir=run.run_dir,
-            num_processes=run.num_processes,
-            use_gpu=torch.cuda.is_available(),
-        )
+        run_training(_train_in_process, config, run_dir=run.run_dir, num_processes=run.num_processes)
     return run.run_dir / CODEC
 
 
 def _announce(recipe: Recipe, audio: TrainingAudio, run: TrainingRun) -> None:
-    processors = "GPU" if torch.cuda.is_available() else "CPU"
-    lines = [
-        audio.describe(),
-        f"{recipe.name}: {recipe.schedule.steps} steps on {run.num_processes} {processors}, in {run.run_dir}",
-    ]
+    shared = f" shared by {run.num_processes} processes" if run.num_processes > 1 else ""
+    lines = [audio.describe(), f"{recipe.name}: {recipe.schedule.steps} steps{shared}, in {run.run_dir}"]
     left_out = Sampler(audio.kinds, audio.lengths, recipe.data.sampling).left_out
     if left_out:
         lines.insert(1, f"the data lacks what these mixtures need, the others make up for it: {', '.join(left_out)}")

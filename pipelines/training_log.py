@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboardX import SummaryWriter
+
+try:
+    from tensorboardX import SummaryWriter
+except ImportError as error:  # it comes with Ray Train, and so do the other packages that training needs
+    raise ImportError("training needs packages that are missing: pip install 'quantone[train]'") from error
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ class Judgement(NamedTuple):
     features: list[Tensor]  # output of each layer before the score, after its activation
 
 
-class Judge(nn.Module):
+class Judge(nn.Module, ABC):
     """One discriminator: convolutions with leaky ReLU over a picture of the waveform, and a last one for the score.
 
     Args:
@@ -31,9 +32,9 @@ class Judge(nn.Module):
         super().__init__()
         self.convs, self.conv_post, self.slope = nn.ModuleList(layers), last, slope
 
+    @abstractmethod
     def picture(self, waveform: Tensor) -> Tensor:
         """[B, C, S] to what the convolutions look at, [B, planes, rows, columns]."""
-        raise NotImplementedError
 
     def forward(self, waveform: Tensor) -> Judgement:
         """Judge a batch [B, C, S]."""
