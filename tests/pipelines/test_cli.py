@@ -166,30 +166,6 @@ def test_wrong_sql_is_a_failure_with_the_reason(tokens, capsys):
     assert said.count("\n") == 1
 
 
-def test_train_codec_passes_its_arguments_on(tmp_path, monkeypatch, capsys):
-    """Every option reaches the training function, --data as often as it is given."""
-    seen = {}
-
-    def train_codec(recipe, data, run_dir, **options):
-        seen.update(recipe=recipe, data=data, run_dir=run_dir, **options)
-        return run_dir / "codec"
-
-    monkeypatch.setattr("pipelines.train_codec.train_codec", train_codec)
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    data = ["--data", str(tmp_path / "a"), "--data", str(tmp_path / "b")]
-    options = ["--run-dir", str(tmp_path / "run"), "--steps", "7", "--threads", "1"]
-    assert main(["train", "codec", "speech_24khz", *data, *options]) == 0
-    assert seen == {
-        "recipe": "speech_24khz",
-        "data": [tmp_path / "a", tmp_path / "b"],
-        "run_dir": tmp_path / "run",
-        "steps": 7,
-        "threads": 1,
-    }
-    assert str(tmp_path / "run" / "codec") in capsys.readouterr().out
-
-
 def test_a_reader_that_stops_early_is_no_drama(tokens):
     """`quantone query ... | head` ends without a traceback."""
     script = "import sys; from pipelines.cli import main; sys.exit(main())"

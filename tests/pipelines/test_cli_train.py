@@ -1,0 +1,76 @@
+"""The commands `quantone train ...`: arguments in, one public function called."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cli import main
+from pipelines.train_codec import TrainingRun
+from tests.conftest import tiny_spec
+
+
+def test_every_option_reaches_the_training(tmp_path, monkeypatch, capsys):
+    """--data as often as it is given, patterns as they are."""
+    seen = {}
+
+    def train_codec(recipe, data, run):
+        seen.update(recipe=recipe, data=data, run=run)
+        return run.run_dir / "codec"
+
+    monkeypatch.setattr("pipelines.train_codec.train_codec", train_codec)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b-1.tar").touch()
+    data = ["--data", str(tmp_path / "a"), "--data", str(tmp_path / "b-*.tar")]
+    where = ["--run-dir", str(tmp_path / "run"), "--init-from", "speech_24khz"]
+    how = ["--steps", "7", "--threads", "1", "--processes", "4", "--data-workers", "2"]
+    assert main(["train", "codec", "speech_24khz", *data, *where, *how]) == 0
+    assert seen == {
+        "recipe": "speech_24khz",
+        "data": [tmp_path / "a", tmp_path / "b-*.tar"],
+        "run": TrainingRun(
+            run_dir=tmp_path / "run",
+            steps=7,
+            init_from="speech_24khz",
+            num_processes=4,
+            data_workers=2,
+            threads=1,
+        ),
+    }
+    assert str(tmp_path / "run" / "codec") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["speech_24khz", "--data", "nowhere"], "nowhere: no such file"),
+        (["speech_24khz", "--data", ".", "--init-from", "nothing"], "nothing"),
+        (["no_recipe", "--data", "."], "no recipe 'no_recipe'"),
+        (["speech_24khz", "--data", ".", "--processes", "0"], "processes"),
+    ],
+    ids=["data", "codec", "recipe", "processes"],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments, reason, tmp_path, monkeypatch, capsys):
+    """Before anything is decoded or trained."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "codec", *arguments, "--run-dir", "run"]) == 2
+    assert reason in capsys.readouterr().err
+    assert not Path("run/audio").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_with_exit_code_1(tmp_path, speech_folder, capsys):
+    """With its name; the run directory stays as it was after the last checkpoint."""
+    recipe = {
+        "name": "tiny",
+        "codec": tiny_spec("patch").to_dict(),
+        "objective": {"mel": {"windows": [64]}, "discriminator": None, "balanced": False, "time_weight": 1.0e38},
+        "optimizer": {"learning_rate": 1.0e30, "gradient_clip": 1.0e30},
+        "data": {"sampling": {"one": 1.0}},
+        "schedule": {"steps": 50, "batch_size": 2, "crop_seconds": 0.05, "checkpoint_every": 50, "log_every": 50},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    options = ["--data", str(speech_folder), "--run-dir", str(tmp_path / "run"), "--data-workers", "0"]
+    assert main(["train", "codec", str(tmp_path / "tiny.yaml"), *options]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert "not finite" in said
