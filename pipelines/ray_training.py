@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -35,6 +36,7 @@ def run_training(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # the view of the run says what there is to say
     here = num_processes == 1 and not os.environ.get("RAY_ADDRESS")
     with nullcontext() if here else ray_session():
         trainer = TorchTrainer(
