@@ -10,6 +10,8 @@ import typer
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG = "--debug"
+# Wrong values, files and disks; packages that an extra would bring; training that has left what numbers can hold.
+EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
@@ -67,7 +69,7 @@ def _failed(error: Exception, *, debug: bool) -> int:
     # Looked up, not imported: importing tokenizer means importing torch, and a command that raised its errors has.
     errors = sys.modules.get("tokenizer.errors")
     known = errors is not None and isinstance(error, errors.QuantoneError)
-    if known or isinstance(error, (ValueError, OSError)):
+    if known or isinstance(error, EXPECTED):
         _say(str(error) or type(error).__name__)
     else:
         hint = "" if debug else f" ({DEBUG_FLAG} shows the traceback)"

@@ -1,5 +1,6 @@
 """The commands `quantone train ...`: arguments in, one public function called."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,5 +73,13 @@ def test_a_loss_that_is_not_finite_ends_with_exit_code_1(tmp_path, speech_folder
     options = ["--data", str(speech_folder), "--run-dir", str(tmp_path / "run"), "--data-workers", "0"]
     assert main(["train", "codec", str(tmp_path / "tiny.yaml"), *options]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("error: ")
-    assert "not finite" in said
+    assert said.startswith(("error: a loss is not finite", "error: the gradient"))
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
+    """Training needs packages that a plain install leaves out: one line says how to get them."""
+    for module in ("pipelines.train_codec", "pipelines.training_loop", "pipelines.training_log"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert main(["train", "codec", "speech_24khz", "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err.strip().endswith("pip install 'quantone[train]'")
