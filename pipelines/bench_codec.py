@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +12,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from tokenizer import CheckpointError, Codec, Encoded, load_codec, mix_channels, read_audio, resample
+from pipelines.bench_turns import bundled_speech, take_turns, torch_threads
+from tokenizer import CheckpointError, Codec, Encoded, load_codec
 from tokenizer.presets import PRESETS
 from tokenizer.torchaudio_import import import_torchaudio
 
-DEMO_SPEECH = Path(__file__).parent / "demo_speech"
 REFERENCES = ("encodec",)
 
 
@@ -80,11 +77,11 @@ def bench_codec(
         reference.to(chosen.device).set_target_bandwidth(kbps)
         contenders.append(Contender(reference.encode, reference.decode))
     rows: list[BenchRow] = []
-    with _threads(chosen.threads), torch.inference_mode():
+    with torch_threads(chosen.threads), torch.inference_mode():
         for batch_size in chosen.batch_sizes:
-            waveform = _speech(model, chosen.seconds, batch_size).to(chosen.device)
+            waveform = bundled_speech(model.spec, chosen.seconds, batch_size).to(chosen.device)
             rows += _rows(contenders, waveform, model.spec.sample_rate, chosen)
-        agreement = _agreement(contenders, _speech(model, chosen.seconds, 1).to(chosen.device))
+        agreement = _agreement(contenders, bundled_speech(model.spec, chosen.seconds, 1).to(chosen.device))
     return rows, f"{model.name} at {kbps:g} kbps, {chosen.threads} thread(s) of {chosen.device}; {agreement}"
 
 
@@ -129,42 +126,29 @@ def _with_weights_of(reference: Any, name: str) -> Codec:
         return load_codec(path)
 
 
-def _speech(model: Codec, seconds: float, batch_size: int) -> Tensor:
-    """[B, C, S] of the bundled clips, end to end, another part of it in each row."""
-    rate = model.spec.sample_rate
-    clips = []
-    for path in sorted(DEMO_SPEECH.rglob("*.*")):
-        if path.suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3"):
-            waveform, source_rate = read_audio(path)
-            clips.append(resample(mix_channels(waveform, model.spec.channels), source_rate, rate))
-    everything = torch.cat(clips, dim=-1)
-    length = round(seconds * rate)
-    everything = everything.repeat(1, -(-length // everything.shape[-1]))
-    return torch.stack([everything.roll(-row * rate, dims=-1)[:, :length] for row in range(batch_size)])
-
-
 def _rows(
     contenders: Sequence[Contender], waveform: Tensor, sample_rate: int, settings: BenchSettings
 ) -> Iterator[BenchRow]:
-    """Both directions of one batch. The contenders take turns, and who begins changes with every round."""
+    """Both directions of one batch."""
     audio_seconds = waveform.shape[0] * waveform.shape[-1] / sample_rate
     encoded = [contender.encode(waveform) for contender in contenders]  # also the warm-up
     for contender, codes in zip(contenders, encoded, strict=True):
         contender.decode(codes)
     for direction in ("encode", "decode"):
-        speeds: list[list[float]] = [[] for _ in contenders]
-        for turn in range(settings.rounds):
-            order = range(len(contenders)) if turn % 2 == 0 else reversed(range(len(contenders)))
-            for index in order:
-                call = contenders[index].encode if direction == "encode" else contenders[index].decode
-                begin = time.perf_counter()
-                call(waveform if direction == "encode" else encoded[index])
-                if settings.device != "cpu":
-                    torch.cuda.synchronize()
-                speeds[index].append(audio_seconds / (time.perf_counter() - begin))
-        medians = [statistics.median(values) for values in speeds]
-        ratio = statistics.median(a / b for a, b in zip(*speeds, strict=True)) if len(speeds) > 1 else None
+        calls = [
+            _timed(contender, waveform if direction == "encode" else codes, direction, audio_seconds)
+            for contender, codes in zip(contenders, encoded, strict=True)
+        ]
+        medians, ratio = take_turns(calls, settings.rounds, settings.device)
         yield BenchRow(direction, waveform.shape[0], medians[0], medians[1] if len(medians) > 1 else None, ratio)
+
+
+def _timed(contender: Contender, value: Any, direction: str, audio_seconds: float) -> Callable[[], float]:
+    def call() -> float:
+        (contender.encode if direction == "encode" else contender.decode)(value)
+        return audio_seconds
+
+    return call
 
 
 def _agreement(contenders: Sequence[Contender], waveform: Tensor) -> str:
@@ -173,13 +157,3 @@ def _agreement(contenders: Sequence[Contender], waveform: Tensor) -> str:
         return f"{ours.codes.shape[1]} codebooks"
     theirs = torch.cat([codes for codes, _ in contenders[1].encode(waveform)], dim=-1)
     return f"{(ours.codes != theirs).sum().item()} of {theirs.numel():,} codes differ"
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,7 +23,10 @@ from pipelines.cli_arguments import (
     check_source,
 )
 from pipelines.cli_bench import bench
+from pipelines.cli_compress import compress, decompress
 from pipelines.cli_evaluate import evaluate
+from pipelines.cli_evaluate_lm import evaluate_lm_command
+from pipelines.cli_generate import generate
 from pipelines.cli_outcome import FAILED, run
 from pipelines.cli_train import train
 
@@ -250,3 +253,6 @@ def report(
 
 
 app.command()(evaluate)
+app.command("evaluate-lm")(evaluate_lm_command)
+for command in (compress, decompress, generate):
+    app.command()(command)

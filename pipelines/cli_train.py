@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_arguments import check, check_codec
+from pipelines.cli_arguments import Bandwidth, check, check_codec, check_dataset
 
 train = typer.Typer(help="Train a model by a recipe.", no_args_is_help=True)
 
@@ -43,7 +43,8 @@ def train_codec_command(
         check(source.exists() or bool(glob.glob(str(source))), f"--data {source}: no such file or directory")  # noqa: PTH207
     if init_from is not None:
         check_codec(init_from)
-    from pipelines.train_codec import TrainingRun, train_codec
+    from pipelines.train_codec import train_codec
+    from pipelines.training_run import TrainingRun
 
     run = TrainingRun(
         run_dir=run_dir,
@@ -54,3 +55,36 @@ def train_codec_command(
         threads=threads,
     )
     typer.echo(f"codec: {train_codec(recipe, data, run)}")
+
+
+@train.command("lm")
+def train_lm_command(
+    datasets: Annotated[
+        list[str],
+        typer.Argument(metavar="DATASET...", help="Token datasets of one codec: directories or s3:// URIs."),
+    ],
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Checkpoint, log and the finished model go here.")],
+    recipe: Annotated[str, typer.Option(help="Bundled recipe or YAML file.")] = "lm_speech_24khz",
+    bandwidth: Bandwidth = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's number of steps.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Fine-tune this model instead of starting afresh.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="That share each batch: one a GPU, or so many CPUs.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch in each.")] = None,
+) -> None:
+    """Train a token language model; interrupted, the same command goes on from the last checkpoint.
+
+    Examples:
+      quantone train lm tokens/ --run-dir runs/lm
+      quantone train lm tokens/ more_tokens/ --recipe my_lm.yaml --run-dir runs/mine --steps 500
+      quantone train lm s3://bucket/tokens --bandwidth 6 --run-dir runs/lm6
+      quantone train lm my_voice/ --init-from runs/lm/lm --run-dir runs/voice --steps 300
+    """
+    for dataset in datasets:
+        check_dataset(dataset)
+    from pipelines.train_lm import train_lm
+    from pipelines.training_run import TrainingRun
+
+    run = TrainingRun(
+        run_dir=run_dir, steps=steps, init_from=init_from, num_processes=processes, data_workers=0, threads=threads
+    )
+    typer.echo(f"language model: {train_lm(recipe, datasets, run, bandwidth_kbps=bandwidth)}")

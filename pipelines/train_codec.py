@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipelines.training_audio import TrainingAudio, open_training_audio
 from pipelines.training_batches import TrainingBatches
 from pipelines.training_log import Preview
 from pipelines.training_loop import LoopSettings, train
+from pipelines.training_run import TrainingRun, replaced_as_a_whole
 from pipelines.training_view import training_view
 from tokenizer import load_codec, save_codec
 from tokenizer.quantizer_training import codebook_use
@@ -30,29 +30,6 @@ from tokenizer.training import CodecTraining, StepResult
 
 CODEC = "codec"
 PREVIEW_CLIPS = 2
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRun:
-    """What decides how a recipe is run, but not what comes out of it.
-
-    Args:
-        run_dir: checkpoint, log, decoded audio and codec; with several nodes a folder that all of them see.
-        steps: overrides the recipe's number of steps; a finished run is extended this way.
-        init_from: codec to go on from instead of random weights; a later checkpoint in run_dir goes before it.
-        num_processes: that share each batch, one GPU each where there are any.
-        data_workers: processes that read audio beside each of them; 0 reads in between the steps.
-        threads: of torch in each process; None leaves the default.
-        shown: the progress, on stderr.
-    """
-
-    run_dir: Path
-    steps: int | None = None
-    init_from: str | None = None
-    num_processes: int = 1
-    data_workers: int = 1
-    threads: int | None = None
-    shown: bool = True
 
 
 def train_codec(recipe: str | Path, data: list[Path], run: TrainingRun) -> Path:
@@ -76,12 +53,8 @@ def train_codec(recipe: str | Path, data: list[Path], run: TrainingRun) -> Path:
         FloatingPointError: a loss is not finite; the last checkpoint stays.
     """
     settings = load_recipe(recipe)
-    if run.steps is not None:
-        settings = dataclasses.replace(settings, schedule=settings.schedule.lasting(run.steps))
-    if run.num_processes < 1 or settings.schedule.batch_size % run.num_processes:
-        raise ValueError(f"{run.num_processes} processes cannot share batches of {settings.schedule.batch_size}")
-    run = dataclasses.replace(run, run_dir=run.run_dir.resolve())
-    run.run_dir.mkdir(parents=True, exist_ok=True)
+    settings = dataclasses.replace(settings, schedule=run.schedule(settings.schedule))
+    run = run.settled()
     data = [source.resolve() for source in data]
     audio = open_training_audio(
         data, settings.codec, settings.data, cache_dir=run.run_dir / "audio", num_workers=os.cpu_count() or 1
@@ -95,8 +68,7 @@ def train_codec(recipe: str | Path, data: list[Path], run: TrainingRun) -> Path:
 
 
 def _announce(recipe: Recipe, audio: TrainingAudio, run: TrainingRun) -> None:
-    shared = f" shared by {run.num_processes} processes" if run.num_processes > 1 else ""
-    lines = [audio.describe(), f"{recipe.name}: {recipe.schedule.steps} steps{shared}, in {run.run_dir}"]
+    lines = [audio.describe(), run.headline(recipe.name, recipe.schedule.steps)]
     left_out = Sampler(audio.kinds, audio.lengths, recipe.data.sampling).left_out
     if left_out:
         lines.insert(1, f"the data lacks what these mixtures need, the others make up for it: {', '.join(left_out)}")
@@ -151,12 +123,9 @@ class CodecLearner:
         return Preview(sounds, sample_rate, pictures)
 
     def export(self, directory: Path) -> None:
-        """Write the inference form; replaced as a whole so that a reader never sees half of it."""
-        fresh = directory.with_name(f"{directory.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        save_codec(self.training.to_codec(self.recipe.name), fresh, half=True)
-        shutil.rmtree(directory, ignore_errors=True)
-        fresh.rename(directory)
+        """Write the inference form."""
+        with replaced_as_a_whole(directory) as fresh:
+            save_codec(self.training.to_codec(self.recipe.name), fresh, half=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Of codec, discriminators, balancer and optimizers."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pipelines.recipe import Schedule
+from pipelines.schedule import Schedule
 from pipelines.training_checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.training_log import Preview, TrainingLog
 
@@ -62,7 +62,7 @@ class LoopSettings:
     run_dir: Path
     schedule: Schedule
     amount_per_step: float  # of data, in `unit`
-    unit: str  # "audio s", "codes"
+    unit: str  # "audio s", "frames"
     first: bool = True  # of the processes: the one that writes
 
 

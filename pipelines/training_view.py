@@ -50,10 +50,10 @@ def row_table(row: dict[str, Any], title: str) -> Table:
     for name, value in _losses(row).items():
         share = row.get("shares", {}).get(name)
         table.add_row(name, f"{value:.4g}" + ("" if share is None else f"   {share:.0%} of the gradient"))
-    for name in ("used", "perplexity"):
-        if name in row:
-            digits = 2 if name == "used" else 0
-            table.add_row(f"{name} by level", " ".join(f"{value:.{digits}f}" for value in row[name]))
+    for name, values in row.items():
+        if isinstance(values, list):
+            digits = 0 if max(values, default=0) >= 100 else 2
+            table.add_row(f"{name} by level", " ".join(f"{value:.{digits}f}" for value in values))
     return table
 
 
@@ -62,6 +62,7 @@ def _follow(run_dir: Path, title: str, stop: threading.Event) -> None:
     before = _size(run_dir)  # rows of an earlier attempt are not news
     seen = len(read_log(run_dir))
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    latest: dict[str, Any] = {}  # what only some rows have stays in sight
     if live:
         live.start()
     while True:
@@ -70,8 +71,9 @@ def _follow(run_dir: Path, title: str, stop: threading.Event) -> None:
             before, rows = _size(run_dir), read_log(run_dir)
             seen = min(seen, len(rows))  # a resumed run has dropped some
             for row in rows[seen:]:
+                latest |= row
                 if live:
-                    live.update(row_table(row, title), refresh=True)
+                    live.update(row_table(latest, title), refresh=True)
                 else:
                     console.print(row_line(row), highlight=False)
             seen = len(rows)

@@ -16,6 +16,14 @@ from tokenizer.spec import SegmentConfig
 torch.set_num_threads(1)  # two cores run tests and Ray workers side by side
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked gpu need one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 _TINY_SEANET = SeanetConfig(num_filters=4, strides=(2, 4), num_lstm_layers=1)
 _TINY_NETWORKS = {
     "seanet": _TINY_SEANET,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.cli import main
-from pipelines.train_codec import TrainingRun
+from pipelines.training_run import TrainingRun
 from tests.conftest import tiny_spec
 
 
@@ -39,6 +39,47 @@ def test_every_option_reaches_the_training(tmp_path, monkeypatch, capsys):
         ),
     }
     assert str(tmp_path / "run" / "codec") in capsys.readouterr().out
+
+
+def test_every_option_reaches_the_training_of_a_language_model(tmp_path, monkeypatch, capsys):
+    """As many datasets as are given; the recipe of the bundled codec where none is named."""
+    seen = {}
+
+    def train_lm(recipe, datasets, run, *, bandwidth_kbps):
+        seen.update(recipe=recipe, datasets=datasets, run=run, bandwidth_kbps=bandwidth_kbps)
+        return run.run_dir / "lm"
+
+    monkeypatch.setattr("pipelines.train_lm.train_lm", train_lm)
+    datasets = [str(tmp_path / name) for name in ("a", "b")]
+    for dataset in datasets:
+        Path(dataset).mkdir()
+        Path(dataset, "dataset.json").touch()
+    options = ["--steps", "7", "--init-from", "start", "--processes", "4", "--threads", "1", "--bandwidth", "6"]
+    assert main(["train", "lm", *datasets, "--run-dir", str(tmp_path / "run"), *options]) == 0
+    run = TrainingRun(run_dir=tmp_path / "run", steps=7, init_from="start", num_processes=4, data_workers=0, threads=1)
+    assert seen == {"recipe": "lm_speech_24khz", "datasets": datasets, "run": run, "bandwidth_kbps": 6.0}
+    assert str(tmp_path / "run" / "lm") in capsys.readouterr().out
+    assert main(["train", "lm", datasets[0], "--recipe", "mine.yaml", "--run-dir", str(tmp_path / "run")]) == 0
+    assert (seen["recipe"], seen["bandwidth_kbps"]) == ("mine.yaml", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["nowhere"], "nowhere: not a token dataset"),
+        (["tokens", "--recipe", "speech_24khz"], "no recipe 'speech_24khz'"),
+        (["tokens", "--threads", "0"], "threads"),
+    ],
+    ids=["dataset", "recipe", "threads"],
+)
+def test_wrong_usage_of_train_lm_is_one_line_and_exit_code_2(options, reason, tmp_path, monkeypatch, capsys):
+    """Before any token is read."""
+    monkeypatch.chdir(tmp_path)
+    Path("tokens").mkdir()
+    Path("tokens/dataset.json").touch()
+    assert main(["train", "lm", *options, "--run-dir", "run"]) == 2
+    assert reason in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(

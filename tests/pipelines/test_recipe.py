@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from pipelines.recipe import Schedule, bundled_recipes, load_recipe
+from pipelines.recipe import bundled_recipes, load_recipe
+from pipelines.schedule import Schedule
 from tests.conftest import tiny_spec
 from tokenizer import load_codec
 from tokenizer.presets import PRESETS

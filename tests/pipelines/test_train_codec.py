@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
-from pipelines.train_codec import TrainingRun, train_codec
+from pipelines.train_codec import train_codec
 from pipelines.training_log import read_log
+from pipelines.training_run import TrainingRun
 from tests.conftest import tiny_spec
 from tokenizer import CheckpointError, load_codec
 

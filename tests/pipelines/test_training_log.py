@@ -91,6 +91,16 @@ def test_the_table_shows_shares_of_the_gradient_and_use_of_levels():
         assert words in text
 
 
+def test_the_table_shows_whatever_there_is_by_level():
+    """Bits of a language model as well as the use of codebooks; two digits where they matter."""
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(row_table(ROW | {"bits_held_out": [5.251, 7.5], "bits_training": {"00": 5.5}}, "lm"))
+    text = console.export_text()
+    assert "bits_held_out by level" in text
+    assert "5.25 7.50" in text
+    assert "bits_training" not in text
+
+
 def test_the_view_follows_the_log(tmp_path, capfd):
     """Rows of an earlier attempt are not news; each new one is a line on stderr."""
     first = TrainingLog(tmp_path, 0)

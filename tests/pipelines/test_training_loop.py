@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.recipe import Schedule
+from pipelines.schedule import Schedule
 from pipelines.training_log import Preview, read_log
 from pipelines.training_loop import LoopSettings, train
 from tokenizer import CheckpointError

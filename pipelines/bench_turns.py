@@ -1,0 +1,66 @@
+"""How speeds are measured beside one another: contenders take turns in one run, and another one begins each round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pipelines.demo import DEMO_SPEECH
+from tokenizer import CodecSpec, mix_channels, read_audio, resample
+
+
+def take_turns(
+    contenders: Sequence[Callable[[], float]], rounds: int, device: str = "cpu"
+) -> tuple[list[float], float | None]:
+    """Measure calls against one another.
+
+    Args:
+        contenders: each does its work once, and says how much that was.
+        rounds: medians are over so many.
+        device: waits for it where it is not the CPU.
+
+    Returns:
+        Median speed of each, in work per second; and the median of the rounds' ratios of the first to the second, each
+        of two runs that followed one another, where there are two.
+    """
+    speeds: list[list[float]] = [[] for _ in contenders]
+    for turn in range(rounds):
+        order = range(len(contenders)) if turn % 2 == 0 else reversed(range(len(contenders)))
+        for index in order:
+            begin = time.perf_counter()
+            work = contenders[index]()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            speeds[index].append(work / (time.perf_counter() - begin))
+    ratio = statistics.median(a / b for a, b in zip(*speeds, strict=True)) if len(speeds) == 2 else None
+    return [statistics.median(values) for values in speeds], ratio
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """CPU threads of torch inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def bundled_speech(spec: CodecSpec, seconds: float, batch_size: int) -> Tensor:
+    """[B, C, S] of the bundled clips, end to end, another part of it in each row."""
+    rate = spec.sample_rate
+    clips = []
+    for path in sorted(DEMO_SPEECH.rglob("*.*")):
+        if path.suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3"):
+            waveform, source_rate = read_audio(path)
+            clips.append(resample(mix_channels(waveform, spec.channels), source_rate, rate))
+    everything = torch.cat(clips, dim=-1)
+    length = round(seconds * rate)
+    everything = everything.repeat(1, -(-length // everything.shape[-1]))
+    return torch.stack([everything.roll(-row * rate, dims=-1)[:, :length] for row in range(batch_size)])
