@@ -21,7 +21,8 @@ from tokenizer.errors import BitstreamError, CodesError
 
 BLOCKS_AT_ONCE = 16
 WORD_BYTES = 4  # of the range coder
-FREQUENCIES_AT_ONCE = 2**22  # 16 MiB of them: what one pass of the encoder makes
+FRAMES_AT_ONCE = 128  # of each block in one pass of the encoder: more would look mostly at what they may not see
+FREQUENCIES_AT_ONCE = 2**22  # 16 MiB of them, at most, in one pass
 # Integers up to 2 ** 24 go in as float32, which holds them exactly. "Not perfect" is constriction's name for rounding
 # each sum of frequencies once instead of searching for the best; golden files in the tests would notice another rule.
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
@@ -97,7 +98,7 @@ class IntegerCoder:
     def _frequencies(self, codes: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Stretches of [B, n, K, V] for codes [B, K, T], each with its first frame."""
         batch, levels, num_frames = codes.shape
-        stride = max(1, FREQUENCIES_AT_ONCE // (batch * levels * self.codebook_size))
+        stride = min(FRAMES_AT_ONCE, max(1, FREQUENCIES_AT_ONCE // (batch * levels * self.codebook_size)))
         state = self.lm.begin(batch, stride)
         shifted = torch.nn.functional.pad(codes[..., :-1] + 1, (1, 0)).to(self.lm.device)
         for begin in range(0, num_frames, stride):

@@ -1,7 +1,4 @@
-"""One layer of the integer language model, with the keys and values of the frames before in a sliding buffer.
-
-All tensors are float32 that hold integers: that is the type whose matrix products are fast on every device.
-"""
+"""One layer of the integer language model, with the keys and values of the frames before in a sliding buffer."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lm_head.activation_grid import FINE_LIMIT, LIMIT, Slot
-from lm_head.integer_product import IntegerProduct
+from lm_head.integer_norm import IntegerNorm
+from lm_head.integer_product import FixedFactor, integer_product
 from lm_head.integer_tables import ATTENTION_SCALE, attention_table, gelu_table
 from lm_head.integer_weights import IntegerMatrix, IntegerWeights
 
 FINE = 32  # sums before a normalisation are kept so many times finer than activations
-FINE_RANGE = 2.0**14  # and cut off there: 1024 of them, each squared, stay exact
-HIDDEN_BY_MASK = -(2.0**22)  # below any product of query and key, and exact when added to one
+HIDDEN_BY_MASK = -(2**22)  # below any product of query and key, and exact when added to one in float32
 SLACK_FRAMES = 256  # the buffer slides only so often
 
 
@@ -25,142 +22,139 @@ SLACK_FRAMES = 256  # the buffer slides only so often
 class LayerMemory:
     """Keys and values; those of the last `context_frames` frames before `end` count."""
 
-    keys: Tensor  # [B, H, capacity, D / H]
-    values: Tensor  # [B, H, capacity, D / H]
+    key_values: Tensor  # [B, capacity, 2 * D] int8: a key and its value side by side
     end: int
 
     def first(self, count: int) -> LayerMemory:
-        """That of the first streams, in the same buffers."""
-        return LayerMemory(self.keys[:count], self.values[:count], self.end)
+        """That of the first streams, in the same buffer."""
+        return LayerMemory(self.key_values[:count], self.end)
 
 
 class IntegerLayer:
     """Attention and feed-forward on integers."""
 
     def __init__(self, weights: IntegerWeights, index: int, device: torch.device) -> None:
-        config, steps = weights.config, weights.steps
-        self.num_heads, self.context_frames = config.num_heads, config.context_frames
-        self._head_dim = config.dim // config.num_heads
-        step = [float(value) for value in steps[index]]
-        following = float(steps[index + 1, Slot.INPUT])
+        config = weights.config
+        self.num_heads, self.context_frames, self.dim = config.num_heads, config.context_frames, config.dim
+        step = {slot: float(value) for slot, value in zip(Slot, weights.steps[index], strict=True)}
+        after = float(weights.steps[index + 1, Slot.INPUT])
         parts = torch.tensor([step[Slot.QUERY], step[Slot.KEY], step[Slot.VALUE]]).repeat_interleave(config.dim)
-        self._project = Affine(weights.matrices[f"{index}.project"], step[Slot.INPUT], parts, device)
-        self._merge = Affine(weights.matrices[f"{index}.merge"], step[Slot.ATTENDED], step[Slot.INPUT] / FINE, device)
-        self._widen = Affine(weights.matrices[f"{index}.widen"], step[Slot.MIDDLE], step[Slot.BEFORE_GELU], device)
-        self._narrow = Affine(weights.matrices[f"{index}.narrow"], step[Slot.HIDDEN], step[Slot.MIDDLE] / FINE, device)
-        self._norms = [
-            [v.to(device) for v in norm_constants(weights.norms[f"{index}.{name}"], out)]
-            for name, out in (("norm_attended", step[Slot.MIDDLE]), ("norm_output", following))
-        ]
-        logit = step[Slot.QUERY] * step[Slot.KEY] * self._head_dim**-0.5 * ATTENTION_SCALE
+        matrix = {name: weights.matrices[f"{index}.{name}"] for name in ("project", "merge", "widen", "narrow")}
+        self._project = Affine(matrix["project"], step[Slot.INPUT], parts, device)
+        self._merge = Affine(matrix["merge"], step[Slot.ATTENDED], step[Slot.INPUT] / FINE, device)
+        self._widen = Affine(matrix["widen"], step[Slot.MIDDLE], step[Slot.BEFORE_GELU], device)
+        self._narrow = Affine(matrix["narrow"], step[Slot.HIDDEN], step[Slot.MIDDLE] / FINE, device)
+        self._norm_attended = IntegerNorm(weights.norms[f"{index}.norm_attended"], step[Slot.MIDDLE], device)
+        self._norm_output = IntegerNorm(weights.norms[f"{index}.norm_output"], after, device)
+        width = config.dim // config.num_heads
+        logit = step[Slot.QUERY] * step[Slot.KEY] * width**-0.5 * ATTENTION_SCALE
         mix = step[Slot.VALUE] / step[Slot.ATTENDED]
         self._logit, self._mix = (torch.tensor(v, dtype=torch.float32, device=device) for v in (logit, mix))
-        self._attention = attention_table(config.context_frames + 1).to(device)
+        self._attention = attention_table().to(device)
         self._gelu = gelu_table(step[Slot.BEFORE_GELU], step[Slot.HIDDEN]).to(device)
+        self._gelu_center = torch.tensor(float(FINE_LIMIT), device=device)
+        own_channels = torch.arange(config.dim) // width == torch.arange(config.num_heads)[:, None]
+        self._own_channels = own_channels.to(device, torch.int8)  # [H, D]
         self._masks: dict[tuple[int, int], Tensor] = {}
 
     def constants(self) -> list[Tensor]:
         """Every number that the result depends on."""
         affine = [self._project, self._merge, self._widen, self._narrow]
         numbers = [number for layer in affine for number in layer.constants()]
-        norms = [number for constants in self._norms for number in constants]
+        norms = [*self._norm_attended.constants(), *self._norm_output.constants()]
         return [*numbers, *norms, self._logit, self._mix, self._attention, self._gelu]
 
     def begin(self, batch_size: int, chunk_frames: int) -> LayerMemory:
         """The zeros before the first frame: their key and value are the biases."""
         capacity = self.context_frames + chunk_frames + SLACK_FRAMES
-        shape = (batch_size, self.num_heads, capacity, self._head_dim)
-        keys, values = (torch.zeros(shape, device=self._gelu.device) for _ in range(2))
-        _, key, value = rounded(self._project.bias.clone(), LIMIT).view(3, self.num_heads, self._head_dim)
-        keys[:, :, 0], values[:, :, 0] = key, value
-        return LayerMemory(keys, values, 1)
+        key_values = torch.zeros(batch_size, capacity, 2 * self.dim, dtype=torch.int8, device=self._gelu.device)
+        key_values[:, 0] = rounded(self._project.bias[self.dim :].clone(), LIMIT)
+        return LayerMemory(key_values, 1)
 
     def step(self, x: Tensor, memory: LayerMemory) -> Tensor:
-        """The next frames: [B, T, D] integers up to LIMIT to the same. The memory goes on by T frames."""
-        projected = rounded(self._project(x), LIMIT).view(*x.shape[:2], 3, self.num_heads, self._head_dim)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B, H, T, D / H]
-        attended = self._attend(query, *self._remember(memory, key, value)).transpose(1, 2).flatten(2)
-        fine = self._merge(attended).round_().add_(x, alpha=FINE).clamp_(-FINE_RANGE, FINE_RANGE)
-        x = rounded(integer_norm(fine, *self._norms[0]), LIMIT)
-        before = rounded(self._widen(x), FINE_LIMIT).add_(FINE_LIMIT)
-        hidden = self._gelu.index_select(0, before.int().flatten()).view(before.shape)
-        fine = self._narrow(hidden).round_().add_(x, alpha=FINE).clamp_(-FINE_RANGE, FINE_RANGE)
-        return rounded(integer_norm(fine, *self._norms[1]), LIMIT)
+        """The next frames of all streams: [B * T, D] int8 to the same. The memory goes on by T frames."""
+        projected = rounded(self._project(x), LIMIT).char().view(len(memory.key_values), -1, 3 * self.dim)
+        seen = self._remember(memory, projected[..., self.dim :])
+        attended = self._attend(projected[..., : self.dim], seen)
+        x = self._norm_attended(self._merge(attended).round_().add_(x, alpha=FINE))
+        before = rounded(self._widen(x), FINE_LIMIT).add_(self._gelu_center)
+        hidden = self._gelu.index_select(0, before.int().view(-1)).view(len(x), -1)
+        return self._norm_output(self._narrow(hidden).round_().add_(x, alpha=FINE))
 
-    def _remember(self, memory: LayerMemory, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append to the buffer; all keys and values that the new frames may see."""
-        num_frames, capacity = key.shape[2], memory.keys.shape[2]
-        if memory.end + num_frames > capacity:
-            kept = slice(memory.end - self.context_frames, memory.end)
-            for buffer in (memory.keys, memory.values):
-                buffer[:, :, : self.context_frames] = buffer[:, :, kept].clone()
-            memory.end = self.context_frames
-        end = memory.end + num_frames
-        memory.keys[:, :, memory.end : end] = key
-        memory.values[:, :, memory.end : end] = value
+    def _remember(self, memory: LayerMemory, key_values: Tensor) -> Tensor:
+        """Append [B, T, 2 * D] to the buffer; all of it that the new frames may see."""
+        begin, end, buffer = memory.end, memory.end + key_values.shape[1], memory.key_values
+        if end > buffer.shape[1]:
+            buffer[:, : self.context_frames] = buffer[:, begin - self.context_frames : begin].clone()
+            begin, end = self.context_frames, self.context_frames + key_values.shape[1]
+        buffer[:, begin:end] = key_values
         memory.end = end
-        seen = slice(max(0, end - num_frames - self.context_frames), end)
-        return memory.keys[:, :, seen], memory.values[:, :, seen]
+        return buffer[:, max(0, begin - self.context_frames) : end]
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """[B, H, T, D / H] integers to the same."""
-        products = query @ keys.transpose(-1, -2)  # [B, H, T, keys]
-        if query.shape[2] > 1:
-            products.add_(self._mask(query.shape[2], keys.shape[2]))
-        below = products.amax(dim=-1, keepdim=True).sub(products).mul_(self._logit).round_()
-        index = below.clamp_(max=len(self._attention) - 1).int().flatten()
+    def _attend(self, query: Tensor, seen: Tensor) -> Tensor:
+        """[B, T, D] and [B, keys, 2 * D] to [B * T, D]; all int8."""
+        if query.shape[1] == 1:
+            return self._attend_together(query, seen)
+        # Long chunks go stream by stream: what one of them needs fits into the cache.
+        return torch.cat([self._attend_together(*one) for one in zip(query.split(1), seen.split(1), strict=True)])
+
+    def _attend_together(self, query: Tensor, seen: Tensor) -> Tensor:
+        """One product for all heads: the query of a head has zeros where the others' channels are."""
+        frames = query.shape[0] * query.shape[1]
+        apart = (query[:, :, None] * self._own_channels).flatten(1, 2)  # [B, T * H, D]
+        products = _by_stream(apart, seen[..., : self.dim].transpose(1, 2))  # [B, T * H, keys]
+        if query.shape[1] > 1:
+            mask = self._mask(query.shape[1], seen.shape[1])
+            products.view(*query.shape[:2], self.num_heads, -1).add_(mask)
+        below = products.amax(dim=-1, keepdim=True).sub(products).mul(self._logit).round_()
+        index = below.clamp_(max=len(self._attention) - 1).int().view(-1)
         weights = self._attention.index_select(0, index).view(products.shape)
-        mixed = (weights @ values).mul_(self._mix)
-        return rounded(mixed.div_(weights.sum(dim=-1, keepdim=True)), LIMIT)
+        mixed = _by_stream(weights, seen[..., self.dim :])  # [B, T * H, D]
+        by_head = mixed.view(frames, self.num_heads, self.num_heads, -1)
+        own = by_head.diagonal(dim1=1, dim2=2)  # [B * T, D / H, H]: of each head its own channels
+        total = weights.sum(dim=-1, dtype=torch.float32).view(frames, 1, self.num_heads)
+        mean = rounded(own.mul(self._mix).div_(total), LIMIT)
+        return mean.transpose(1, 2).reshape(frames, self.dim).char()
 
     def _mask(self, num_queries: int, num_keys: int) -> Tensor:
-        key = (num_queries, num_keys)
-        if key not in self._masks:
+        """[T, 1, keys]: 0 where a frame may look, HIDDEN_BY_MASK elsewhere."""
+        sizes = (num_queries, num_keys)
+        if sizes not in self._masks:
             if len(self._masks) > 8:  # chunks of many lengths: none is worth keeping
                 self._masks.clear()
-            age = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)
-            visible = (age >= 0) & (age <= self.context_frames)
-            self._masks[key] = torch.where(visible, 0.0, HIDDEN_BY_MASK).to(self._gelu.device)
-        return self._masks[key]
+            age = torch.arange(num_keys - num_queries, num_keys)[:, None, None] - torch.arange(num_keys)
+            hidden = (age < 0) | (age > self.context_frames)
+            self._masks[sizes] = (hidden * HIDDEN_BY_MASK).to(self._gelu.device, torch.int32)
+        return self._masks[sizes]
 
 
 class Affine:
     """A linear layer between two grids, before rounding."""
 
     def __init__(self, matrix: IntegerMatrix, step_in: float, step_out: float | Tensor, device: torch.device) -> None:
-        self.product = IntegerProduct(matrix.values, device)
+        self._weight = FixedFactor(matrix.values, device)
         self.factor = (matrix.steps * step_in / step_out).to(device)
         self.bias = (matrix.bias / step_out).to(device)
 
     def __call__(self, x: Tensor, rows: int | None = None) -> Tensor:
-        """[..., M] integers to [..., N] numbers, or the first `rows` of them."""
-        return self.product(x, rows).mul(self.factor[:rows]).add_(self.bias[:rows])
+        """[R, M] int8 to [R, N] float32, or the first `rows` of N."""
+        product = self._weight.product(x, rows)
+        if rows is None:
+            return product.mul(self.factor).add_(self.bias)
+        return product.mul(self.factor[:rows]).add_(self.bias[:rows])
 
     def constants(self) -> list[Tensor]:
         """Every number that the result depends on."""
-        return [self.product.values, self.factor, self.bias]
+        return [self._weight.values, self.factor, self.bias]
+
+
+def _by_stream(x: Tensor, y: Tensor) -> Tensor:
+    """Products of int8 [B, R, M] and [B, M, N]."""
+    if len(x) == 1:
+        return integer_product(x[0], y[0])[None]
+    return torch.stack([integer_product(*pair) for pair in zip(x, y, strict=True)])
 
 
 def rounded(x: Tensor, limit: int) -> Tensor:
     """Nearest integers within a limit; x itself is changed."""
     return x.round_().clamp_(-limit, limit)
-
-
-def norm_constants(gain_and_bias: tuple[Tensor, Tensor], step: float) -> tuple[Tensor, Tensor]:
-    """What `integer_norm` needs for an output grid: the gain times sqrt(D), and the bias, both over the step."""
-    gain, bias = gain_and_bias
-    return gain * (len(gain) ** 0.5 / step), bias / step
-
-
-def integer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """Layer normalisation of integers [..., D], not yet rounded.
-
-    Mean and norm are rounded down to integers; the halves inside keep a last bit of division or root from deciding.
-    """
-    dim = x.shape[-1]
-    mean = x.sum(dim=-1, keepdim=True, dtype=torch.float64).add_(0.5).div_(dim).floor_().float()
-    centred = x - mean
-    # Squares are rounded to 24 bits one by one, and so are multiples of 2 ** 9 at most: their sum is exact in float64.
-    power = centred.square().sum(dim=-1, keepdim=True, dtype=torch.float64)
-    norm = power.add_(0.5).sqrt_().floor_().clamp_(min=1).float()
-    return centred.mul_(gain).div_(norm).add_(bias)

@@ -18,16 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lm_head.activation_grid import LIMIT, OUTPUT_SLOT, Slot
-from lm_head.integer_layer import (
-    FINE,
-    HIDDEN_BY_MASK,
-    Affine,
-    IntegerLayer,
-    LayerMemory,
-    integer_norm,
-    norm_constants,
-    rounded,
-)
+from lm_head.integer_layer import FINE, HIDDEN_BY_MASK, Affine, IntegerLayer, LayerMemory, rounded
+from lm_head.integer_norm import MAX_CHANNELS, IntegerNorm
 from lm_head.integer_tables import LOGIT_SCALE, frequency_table, position_table
 from lm_head.integer_weights import IntegerWeights
 from tokenizer.errors import CheckpointError
@@ -63,18 +55,19 @@ class IntegerLM:
         self.device = torch.device(device)
         if config.layout != "parallel" or config.text:
             raise CheckpointError("only a model of layout 'parallel' without text has an integer form")
-        width = config.dim // config.num_heads
-        if width * LIMIT**2 >= -HIDDEN_BY_MASK:
-            raise CheckpointError(f"attention heads of {width} channels are too wide to be exact")
+        if config.dim > MAX_CHANNELS or config.dim // config.num_heads * LIMIT**2 >= -HIDDEN_BY_MASK:
+            raise CheckpointError(f"{config.dim} channels, {config.num_heads} heads: too wide to be exact")
         shift = torch.exp2(weights.shifts.float())
         self._embeddings = (weights.embeddings.float() * shift[:, None, None]).flatten(0, 1).to(self.device)
+        size = config.codebook_size + 1
+        self._first_rows = torch.arange(0, config.num_codebooks * size, size, device=self.device)[:, None]
         _require_exact(float(self._embeddings.abs().max()) * config.num_codebooks, "embeddings")
         steps = weights.steps
         fine = float(steps[0, Slot.INPUT]) / FINE
-        self._norm_input = [v.to(self.device) for v in norm_constants(weights.norm_input, fine)]
+        self._norm_input = IntegerNorm(weights.norm_input, fine, self.device)
         self._positions = position_table(MAX_FRAMES, config.dim, config.max_period, fine).to(self.device)
         self.layers = [IntegerLayer(weights, index, self.device) for index in range(config.num_layers)]
-        _require_exact(float(LIMIT * LIMIT * max(config.dim, config.hidden_dim)), "layers")
+        _require_exact(float(LIMIT * LIMIT * max(config.dim, config.hidden_dim, config.context_frames + 1)), "layers")
         self._heads = Affine(weights.heads, float(steps[-1, OUTPUT_SLOT]), 1 / LOGIT_SCALE, self.device)
         self._frequencies = frequency_table(config.codebook_size).to(self.device)
         self.identity = self._fingerprint()
@@ -104,27 +97,34 @@ class IntegerLM:
         for layer, memory in zip(self.layers, state.layers, strict=True):
             x = layer.step(x, memory)
         state.position += num_frames
-        return self._weigh(x, levels)
+        return self._weigh(x, levels).unflatten(0, (-1, num_frames))
 
     def _embed(self, shifted: Tensor, position: int) -> Tensor:
-        """[B, K, T] to [B, T, D] integers."""
-        size = self.config.codebook_size + 1
-        rows = shifted + torch.arange(0, shifted.shape[1] * size, size, device=self.device)[:, None]
+        """[B, K, T] to [B * T, D] int8."""
+        rows = shifted + self._first_rows[: shifted.shape[1]]
         summed = functional.embedding(rows, self._embeddings).sum(dim=1)  # [B, T, D]
-        fine = integer_norm(summed, *self._norm_input).round_()
-        return rounded(fine.add_(self._positions[position : position + shifted.shape[2]]).mul_(1 / FINE), LIMIT)
+        fine = self._norm_input.unrounded(summed).round_()
+        fine.add_(self._positions[position : position + shifted.shape[2]])
+        return rounded(fine.mul_(1 / FINE), LIMIT).char().flatten(0, 1)
 
     def _weigh(self, x: Tensor, levels: int) -> Tensor:
-        """[B, T, D] to frequencies."""
-        logits = self._heads(x, levels * self.config.codebook_size).round_().view(*x.shape[:2], levels, -1)
+        """[R, D] int8 to frequencies [R, K, V]."""
+        size = self.config.codebook_size
+        logits = self._heads(x, levels * size).round_().view(-1, levels, size)
         below = logits.amax(dim=-1, keepdim=True).sub(logits).clamp_(max=len(self._frequencies) - 1)
-        return self._frequencies.index_select(0, below.int().flatten()).view(below.shape)
+        return self._frequencies.index_select(0, below.int().view(-1)).view(below.shape)
 
     def _fingerprint(self) -> str:
         """sha256 of every number that the result depends on."""
         sizes = (self.config.num_codebooks, self.config.num_heads, self.config.context_frames)
         digest = hashlib.sha256(repr(sizes).encode())  # all other sizes are those of the tensors below
-        own = [self._embeddings, *self._norm_input, self._positions, *self._heads.constants(), self._frequencies]
+        own = [
+            self._embeddings,
+            *self._norm_input.constants(),
+            self._positions,
+            *self._heads.constants(),
+            self._frequencies,
+        ]
         for tensor in [*own, *(constant for layer in self.layers for constant in layer.constants())]:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -10,35 +10,41 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lm_head.activation_grid import LIMIT
 
 
-class IntegerProduct:
-    """Multiplication by a fixed matrix of integers up to LIMIT.
+class FixedFactor:
+    """The right side of products that is always the same: weights.
 
     Args:
         values: [N, M] int8.
-        device: where the product is taken.
+        device: where products are taken.
     """
 
     def __init__(self, values: Tensor, device: torch.device) -> None:
         self.values = values.to(device)
-        self._in_8_bits = device.type == "cpu" and eight_bits_are_exact()
-        self._factors = self.values if self._in_8_bits else self.values.float()
+        self._prepared = self.values if in_8_bits(device) else self.values.float()
 
-    def __call__(self, x: Tensor, rows: int | None = None) -> Tensor:
-        """[..., M] integers up to LIMIT, in float32, to [..., N], or to the first `rows` of N; int32 or float32."""
-        factors = self._factors[:rows]
-        if not self._in_8_bits:
-            return functional.linear(x, factors)
-        return eight_bit_product(x.reshape(-1, x.shape[-1]).to(torch.int8), factors).view(*x.shape[:-1], -1)
+    def product(self, x: Tensor, rows: int | None = None) -> Tensor:
+        """[R, M] int8 to [R, N], or to the first `rows` of N: exact integers, in int32 or float32."""
+        factors = (self._prepared if rows is None else self._prepared[:rows]).t()
+        return eight_bit_product(x, factors) if factors.dtype == torch.int8 else x.float() @ factors
 
 
-def eight_bit_product(x: Tensor, factors: Tensor) -> Tensor:
-    """[R, M] and [N, M] int8 to [R, N] int32."""
-    product: Tensor = torch._int_mm(x, factors.t())  # noqa: SLF001 - the only product of integers that torch has
+def integer_product(x: Tensor, y: Tensor) -> Tensor:
+    """[R, M] and [M, N] int8 to [R, N]: exact integers, in int32 or float32."""
+    return eight_bit_product(x, y) if in_8_bits(x.device) else x.float() @ y.float()
+
+
+def in_8_bits(device: torch.device) -> bool:
+    """Whether products are taken in 8 bits there."""
+    return device.type == "cpu" and eight_bits_are_exact()
+
+
+def eight_bit_product(x: Tensor, y: Tensor) -> Tensor:
+    """[R, M] and [M, N] int8 to [R, N] int32."""
+    product: Tensor = torch._int_mm(x, y)  # noqa: SLF001 - the only product of integers that torch has
     return product
 
 
@@ -52,7 +58,7 @@ def eight_bits_are_exact() -> bool:
             x[0], factors = LIMIT, torch.randint(-LIMIT, LIMIT + 1, (64, width), generator=generator)
             factors[0], factors[1, ::2] = low, -low
             try:
-                found = eight_bit_product(x.to(torch.int8), factors.to(torch.int8))
+                found = eight_bit_product(x.to(torch.int8), factors.to(torch.int8).t())
             except (AttributeError, RuntimeError, NotImplementedError):  # a torch without them
                 return False
             if not torch.equal(found.long(), x @ factors.T):

@@ -26,22 +26,18 @@ def frequency_table(codebook_size: int) -> Tensor:
     return torch.tensor([max(1, round(peak * math.exp(-i / LOGIT_SCALE))) for i in range(length)], dtype=torch.float32)
 
 
-def attention_table(num_keys: int) -> Tensor:
-    """Weight of a key whose logit lies i / ATTENTION_SCALE below the largest one; the last entry is 0.
-
-    As fine as sums of `num_keys` of them, times values of up to LIMIT, are exact.
-    """
-    peak = (MANTISSA - 1) // (LIMIT * num_keys)
-    length = math.ceil(math.log(2 * peak) * ATTENTION_SCALE) + 2
-    weights = [round(peak * math.exp(-i / ATTENTION_SCALE)) for i in range(length)]
-    return torch.tensor([*weights[:-1], 0], dtype=torch.float32)
+def attention_table() -> Tensor:
+    """Weight, in int8, of a key whose logit lies i / ATTENTION_SCALE below the largest one; the last entry is 0."""
+    length = math.ceil(math.log(2 * LIMIT) * ATTENTION_SCALE) + 2
+    weights = [round(LIMIT * math.exp(-i / ATTENTION_SCALE)) for i in range(length)]
+    return torch.tensor([*weights[:-1], 0], dtype=torch.int8)
 
 
 def gelu_table(step_in: float, step_out: float) -> Tensor:
-    """GELU on the grid: input integers from -FINE_LIMIT to FINE_LIMIT, output integers up to LIMIT."""
+    """GELU on the grid: input integers from -FINE_LIMIT to FINE_LIMIT, output int8."""
     inputs = [i * step_in for i in range(-FINE_LIMIT, FINE_LIMIT + 1)]
     outputs = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) / step_out for x in inputs]
-    return torch.tensor([max(-LIMIT, min(LIMIT, round(y))) for y in outputs], dtype=torch.float32)
+    return torch.tensor([max(-LIMIT, min(LIMIT, round(y))) for y in outputs], dtype=torch.int8)
 
 
 def position_table(num_frames: int, dim: int, max_period: float, step: float) -> Tensor:

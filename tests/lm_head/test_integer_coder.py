@@ -58,7 +58,7 @@ def test_known_bytes(coder):
     assert coder.encode([block])[0].hex() == KNOWN
 
 
-KNOWN = "fd9d040059f52a723aff694697487a23b45976816efe447a26ff341a840e779e"
+KNOWN = "b19927008e8303ff43b8e3af5920005a3e32b970afa725a3c5095310"
 
 
 def test_only_the_very_bytes_of_codes_are_read(coder):
