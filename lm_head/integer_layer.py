@@ -96,7 +96,8 @@ class IntegerLayer:
         if query.shape[1] == 1:
             return self._attend_together(query, seen)
         # Long chunks go stream by stream: what one of them needs fits into the cache.
-        return torch.cat([self._attend_together(*one) for one in zip(query.split(1), seen.split(1), strict=True)])
+        streams = zip(torch.split(query, 1), torch.split(seen, 1), strict=True)
+        return torch.cat([self._attend_together(*stream) for stream in streams])
 
     def _attend_together(self, query: Tensor, seen: Tensor) -> Tensor:
         """One product for all heads: the query of a head has zeros where the others' channels are."""

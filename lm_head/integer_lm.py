@@ -97,7 +97,8 @@ class IntegerLM:
         for layer, memory in zip(self.layers, state.layers, strict=True):
             x = layer.step(x, memory)
         state.position += num_frames
-        return self._weigh(x, levels).unflatten(0, (-1, num_frames))
+        frequencies = self._weigh(x, levels)
+        return frequencies.view(-1, num_frames, *frequencies.shape[1:])
 
     def _embed(self, shifted: Tensor, position: int) -> Tensor:
         """[B, K, T] to [B * T, D] int8."""

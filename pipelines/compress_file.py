@@ -16,7 +16,7 @@ from lm_head.decompression import decompress, open_qtn, require_codec
 from lm_head.ecdc import compress_ecdc, decompress_ecdc
 from pipelines.storage import commit
 from pipelines.stream_models import codec_to_read, coder_to_read, coder_to_write, lm_of_ecdc
-from tokenizer import Codec, Encoded, decode_file, encode_file, load_codec
+from tokenizer import BitstreamError, Codec, Encoded, decode_file, encode_file, load_codec
 
 STREAM = "-"  # stdin or stdout in place of a file
 _ECDC_SUFFIX, _ECDC_MAGIC = ".ecdc", b"ECDC"
@@ -106,10 +106,13 @@ def decompress_file(
         _require_no_terminal()
     with _opened(source) as stream:
         content = stream.read()
+    read = _decompress_qtn
     if content.startswith(_ECDC_MAGIC) or Path(source).suffix == _ECDC_SUFFIX:
-        loaded, encoded = _decompress_ecdc(content, codec, lm)
-    else:
-        loaded, encoded = _decompress_qtn(content, codec, lm)
+        read = _decompress_ecdc
+    try:
+        loaded, encoded = read(content, codec, lm)
+    except BitstreamError as error:  # which speaks of bytes, and names no file
+        raise BitstreamError(f"{source}: {str(error).removeprefix('.qtn: ')}") from error
     if str(target) != STREAM:
         decode_file(loaded, encoded, target, bandwidth_kbps=bandwidth_kbps)
         return _sizes(encoded, loaded, content)

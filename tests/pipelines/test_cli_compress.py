@@ -247,7 +247,7 @@ def test_damaged_files_leave_nothing_behind(lms, clip, tiny_codec_dir, tmp_path,
     content[-9] ^= 1
     stream.write_bytes(content)
     assert quantone("decompress", stream, tmp_path / "out.wav", *options) == 1
-    assert "block 0 is damaged" in capsys.readouterr().err
+    assert f"error: {stream}: block 0 is damaged" in capsys.readouterr().err
     assert quantone("decompress", clip, tmp_path / "out.wav", *options) == 1
     assert "does not begin with QTN" in capsys.readouterr().err
     feed(b"no audio")
