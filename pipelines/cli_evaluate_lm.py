@@ -18,9 +18,10 @@ def evaluate_lm_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write everything as JSON.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Bits per code by level, beside raw packing and the codes' own frequencies.
+    """Bits per code by level, beside raw packing and the codes' own frequencies; sizes of real streams.
 
     Utterances are cut into blocks of ten seconds that start afresh, as `quantone compress` cuts them.
+    With a model in integers, which can code, each utterance is compressed at each bandwidth, and the bytes are counted.
 
     Examples:
       quantone evaluate-lm speech_24khz tokens/
@@ -29,14 +30,25 @@ def evaluate_lm_command(
     check_dataset(dataset)
     from rich.console import Console
 
-    from lm_head.lm_checkpoint import load_token_lm
+    from lm_head.lm_checkpoint import load_coder, load_token_lm
     from pipelines.lm_evaluation import evaluate_lm
     from pipelines.lm_evaluation_table import lm_evaluation_table
 
+    model = load_token_lm(lm)
+    coder = load_coder(lm) if _is_in_integers(lm) else None
     evaluation = evaluate_lm(
-        load_token_lm(lm), dataset, bandwidths_kbps=bandwidth or None, limit=limit, shown=not quiet
+        model, dataset, bandwidths_kbps=bandwidth or None, limit=limit, coder=coder, shown=not quiet
     )
     typer.echo(evaluation.describe())
     Console().print(lm_evaluation_table(evaluation))
     if output is not None:
         evaluation.write(output)
+
+
+def _is_in_integers(lm: str) -> bool:
+    """Whether a language model that could be loaded is a coder too."""
+    from lm_head.lm_checkpoint import MODELS
+    from tokenizer.checkpoint_file import read_json
+
+    directory = Path(lm) if Path(lm).is_dir() else MODELS / lm
+    return bool(read_json(directory / "config.json")["form"] == "integer")

@@ -6,6 +6,7 @@ Utterances are cut into blocks that start afresh, as the entropy coder cuts them
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,12 @@ from lm_head.activation_grid import LayerGrid
 from lm_head.code_loss import code_nats, to_bits
 from lm_head.compression import CodecIdentity
 from lm_head.entropy import code_histogram, order_zero_entropy
+from lm_head.integer_coder import IntegerCoder
 from lm_head.token_lm import TokenLM
 from pipelines.dataset_info import DatasetInfo, read_dataset_info
 from pipelines.progress import Progress
-from pipelines.stored_codes import read_utterances
+from pipelines.stored_codes import StoredUtterance, read_utterances
+from pipelines.stream_sizes import StreamSizes, measure_streams
 from tokenizer import CodecSpec, DatasetError
 
 Bits = npt.NDArray[np.float32]
@@ -38,6 +41,7 @@ class LMScore:
     bits: tuple[float, ...]  # by level, coarsest first, with as many levels as the bandwidth has
     order_0_bits: tuple[float, ...]  # by level: the entropy of these very codes' frequencies
     raw_bits: float  # log2 V
+    streams: StreamSizes | None = None  # of models that can code
 
     @property
     def saved(self) -> float:
@@ -49,10 +53,23 @@ class LMScore:
         """Share of the bits that an ideal coder with the codes' frequencies would spend."""
         return 1 - _mean(self.bits) / _mean(self.order_0_bits)
 
+    @property
+    def integer_excess(self) -> float | None:
+        """Share of its bits that the model takes more in integers; None where it was not measured."""
+        return None if self.streams is None else _mean(self.streams.integer_bits) / _mean(self.bits) - 1
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, what follows from the fields included."""
-        means = {"mean_bits": _mean(self.bits), "mean_order_0_bits": _mean(self.order_0_bits)}
-        return dataclasses.asdict(self) | means | {"saved": self.saved, "saved_of_order_0": self.saved_of_order_0}
+        plain = dataclasses.asdict(self) | {
+            "mean_bits": _mean(self.bits),
+            "mean_order_0_bits": _mean(self.order_0_bits),
+        }
+        plain |= {"saved": self.saved, "saved_of_order_0": self.saved_of_order_0}
+        del plain["streams"]
+        if self.streams is None:
+            return plain
+        integers = {"mean_integer_bits": _mean(self.streams.integer_bits), "integer_excess": self.integer_excess}
+        return plain | integers | {"streams": self.streams.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,56 +102,77 @@ def evaluate_lm(
     *,
     bandwidths_kbps: Sequence[float] | None = None,
     limit: int | None = None,
+    coder: IntegerCoder | None = None,
     shown: bool = True,
 ) -> LMEvaluation:
-    """Count the bits that a model's probabilities give to the codes of a dataset.
+    """Count the bits that a model's probabilities give to the codes of a dataset, and those of real streams.
 
-    These are the bits of an ideal coder: files add headers, checksums and the rounding of probabilities.
+    The former are the bits of an ideal coder: files add headers, checksums and the rounding of probabilities.
 
     Args:
         lm: on the device that computes.
         dataset: local directory or s3://.
         bandwidths_kbps: None for the customary ones that dataset and model have.
         limit: only the first so many utterances.
+        coder: of the same model: with it all utterances are compressed too, and their codes held in memory.
         shown: progress on stderr.
 
     Raises:
         ValueError: a bandwidth that dataset or model lack.
         DatasetError: it is damaged, has no codes, or another codebook size.
+        BitstreamError: a stream that gives other codes than it was made of.
     """
     info = read_dataset_info(dataset)
     counts = _level_counts(lm, info, bandwidths_kbps)
     if info.codebook_size != lm.config.codebook_size:
         raise DatasetError(f"{dataset} has codes up to {info.codebook_size}, the model up to {lm.config.codebook_size}")
-    block_frames = CodecIdentity.from_card(info.codec).frames_per_block
-    totals = {count: np.zeros(count) for count in counts.values()}
-    histogram = np.zeros((max(totals), info.codebook_size), np.int64)
-    num_utterances = num_frames = 0
+    codec = CodecIdentity.from_card(info.codec)
+    tally = _Tally({count: np.zeros(count) for count in counts.values()}, info.codebook_size)
+    kept: list[StoredUtterance] = []
     with Progress("evaluating", limit, shown=shown) as progress:
-        for utterance in read_utterances(dataset, max(totals)):
-            if num_utterances == limit:
-                break
-            histogram += code_histogram(utterance.codes, info.codebook_size)
-            for count in totals:
-                for bits in block_bits(lm, utterance.codes[:count], block_frames):
-                    totals[count] += bits.sum(axis=1)
-            num_utterances += 1
-            num_frames += utterance.codes.shape[1]
+        for utterance in itertools.islice(read_utterances(dataset, max(tally.bits)), limit):
+            tally.add(lm, utterance.codes, codec.frames_per_block)
             progress.advance(files=1, seconds=utterance.codes.shape[1] * info.hop_length / info.sample_rate)
-    if not num_frames:
+            if coder is not None:
+                kept.append(utterance)
+    if not tally.num_frames:
         raise DatasetError(f"{dataset} has no codes")
-    entropy = order_zero_entropy(histogram)
-    scores = [
-        LMScore(
-            kbps,
-            tuple((totals[count] / num_frames).tolist()),
-            tuple(entropy[:count].tolist()),
-            math.log2(info.codebook_size),
-        )
-        for kbps, count in counts.items()
-    ]
+    streams: dict[int, StreamSizes] = {}
+    if coder is not None:
+        with Progress("compressing", len(kept) * len(tally.bits), shown=shown) as progress:
+            streams = {count: measure_streams(coder, kept, count, codec, progress) for count in tally.bits}
+    scores = tuple(tally.score(kbps, count, streams.get(count)) for kbps, count in counts.items())
     name = str(info.codec["name"])
-    return LMEvaluation(str(dataset), name, num_utterances, num_frames, block_frames, tuple(scores))
+    return LMEvaluation(str(dataset), name, tally.num_utterances, tally.num_frames, codec.frames_per_block, scores)
+
+
+class _Tally:
+    """Sums over utterances.
+
+    Args:
+        bits: zeros [K] for each number of levels K.
+        codebook_size: V.
+    """
+
+    def __init__(self, bits: dict[int, npt.NDArray[np.float64]], codebook_size: int) -> None:
+        self.bits, self._codebook_size = bits, codebook_size
+        self._histogram = np.zeros((max(bits), codebook_size), np.int64)
+        self.num_utterances = self.num_frames = 0
+
+    def add(self, lm: TokenLM, codes: npt.NDArray[np.uint16], block_frames: int) -> None:
+        """Count an utterance [K, T]."""
+        self._histogram += code_histogram(codes, self._codebook_size)
+        for count in self.bits:
+            for bits in block_bits(lm, codes[:count], block_frames):
+                self.bits[count] += bits.sum(axis=1)
+        self.num_utterances += 1
+        self.num_frames += codes.shape[1]
+
+    def score(self, bandwidth_kbps: float, num_codebooks: int, streams: StreamSizes | None) -> LMScore:
+        """What they come to."""
+        bits = tuple((self.bits[num_codebooks] / self.num_frames).tolist())
+        entropy = tuple(order_zero_entropy(self._histogram)[:num_codebooks].tolist())
+        return LMScore(bandwidth_kbps, bits, entropy, math.log2(self._codebook_size), streams)
 
 
 @torch.no_grad()

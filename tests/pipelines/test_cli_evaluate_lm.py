@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lm_head.lm_checkpoint import LMCard, save_lm
+from lm_head.lm_training import calibrated_steps
 from lm_head.token_lm import LMConfig, TokenLM
 from pipelines.cli import main
 from tests.pipelines.token_datasets import counting_codes, write_codes
@@ -13,11 +14,13 @@ from tests.pipelines.token_datasets import counting_codes, write_codes
 
 @pytest.fixture
 def lm_dir(tmp_path):
-    """A tiny model on disk."""
+    """A tiny model on disk in floating point, and beside it one in integers, `coder`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         lm = TokenLM(LMConfig(num_codebooks=4, codebook_size=16, dim=16, num_layers=1, num_heads=2, hidden_dim=32))
     save_lm(lm, tmp_path / "lm", LMCard("tiny", {}))
+    codes = torch.randint(0, 16, (4, 4, 50), generator=torch.Generator().manual_seed(0))
+    save_lm(lm, tmp_path / "coder", LMCard("tiny", {}), calibrated_steps(lm, codes))
     return str(tmp_path / "lm")
 
 
@@ -32,6 +35,17 @@ def test_a_model_is_judged_on_a_dataset(lm_dir, tiny_codec_dir, tmp_path, capsys
     assert f"{scores[0]['bits'][1]:.3f}" in shown.out
     assert [score["bandwidth_kbps"] for score in scores] == [24.0]
     assert shown.err == ""
+    assert ".qtn" not in shown.out
+
+
+def test_a_model_in_integers_is_judged_by_its_streams_too(lm_dir, tiny_codec_dir, tmp_path, capsys):
+    """Without being asked."""
+    dataset = write_codes(tmp_path / "tokens", tiny_codec_dir, counting_codes(3, 20))
+    output = tmp_path / "bits.json"
+    assert main(["evaluate-lm", str(tmp_path / "coder"), dataset, "--quiet", "-o", str(output)]) == 0
+    shown, scores = capsys.readouterr(), json.loads(output.read_text())["scores"]
+    assert f"{scores[0]['integer_excess']:.2%}" in shown.out
+    assert [score["streams"]["codes_bytes"] for score in scores] == [60 * 2 * 4 // 8, 60 * 4 * 4 // 8]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,10 @@ import torch
 from rich.console import Console
 
 from lm_head.entropy import code_histogram, order_zero_entropy
+from lm_head.integer_coder import IntegerCoder
+from lm_head.integer_lm import IntegerLM
+from lm_head.integer_weights import quantize
+from lm_head.lm_training import calibrated_steps
 from lm_head.qtn import MAX_FRAMES_PER_BLOCK
 from lm_head.token_lm import LMConfig, TokenLM
 from pipelines.lm_evaluation import block_bits, evaluate_lm
@@ -25,6 +29,11 @@ def make_lm(num_codebooks=4, **changes):
         lm = TokenLM(LMConfig(num_codebooks=num_codebooks, **SIZES | changes))
         torch.nn.init.normal_(lm.head_bias)
     return lm.eval().requires_grad_(requires_grad=False)
+
+
+def make_coder(lm):
+    codes = torch.randint(0, 16, (4, 4, 50), generator=torch.Generator().manual_seed(0))
+    return IntegerCoder(IntegerLM(quantize(lm, calibrated_steps(lm, codes))))
 
 
 @pytest.fixture
@@ -134,3 +143,33 @@ def test_the_table_and_the_file_have_every_figure(dataset, tmp_path):
     assert saved["scores"][1]["bits"] == pytest.approx(high.bits)
     assert saved["scores"][0]["saved"] == pytest.approx(low.saved)
     assert saved["num_frames"] == 100
+    assert "streams" not in saved["scores"][0]
+
+
+def test_a_coder_is_judged_by_its_streams_too(dataset, utterances, tmp_path):
+    """The same bits per code, and beside them those in integers and the sizes of files at each bandwidth."""
+    lm = make_lm()
+    plain = evaluate_lm(lm, dataset, shown=False)
+    evaluation = evaluate_lm(lm, dataset, coder=make_coder(lm), shown=False)
+    assert [score.bits for score in evaluation.scores] == [score.bits for score in plain.scores]
+    assert plain.scores[0].integer_excess is None
+    for score in evaluation.scores:
+        assert len(score.streams.integer_bits) == len(score.bits)
+        assert score.integer_excess == pytest.approx(sum(score.streams.integer_bits) / sum(score.bits) - 1)
+        assert abs(score.integer_excess) < 0.02
+        num_frames = sum(codes.shape[1] for codes in utterances.values())
+        assert score.streams.codes_bytes == -(-num_frames * len(score.bits) * 4 // 8)
+        assert score.streams.seconds == num_frames * 8 / 24000
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(lm_evaluation_table(evaluation))
+    lines = [line.rsplit(maxsplit=2) for line in console.export_text().splitlines()]
+    cells = {name.strip(): values for name, *values in lines}
+    scores = evaluation.scores
+    assert cells["more than in floats"] == [f"{score.integer_excess:.2%}" for score in scores]
+    assert cells["kbps .qtn"] == [f"{score.streams.kbps(score.streams.files.model):.3f}" for score in scores]
+    assert cells["saved of packed"] == [f"{score.streams.files.saved:.1%}" for score in scores]
+    assert cells["saved of one order 0"] == [f"{score.streams.joined.saved_of_order_0:.1%}" for score in scores]
+    evaluation.write(tmp_path / "bits.json")
+    saved = json.loads((tmp_path / "bits.json").read_text())["scores"][1]
+    assert saved["streams"]["files"]["saved"] == scores[1].streams.files.saved
+    assert saved["integer_excess"] == scores[1].integer_excess
