@@ -120,6 +120,9 @@ def tokenize(
     gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPUs each process takes, such as 0.5.")] = 0.0,
     batch_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one pass of the codec.")] = None,
     unit_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one part of the dataset.")] = None,
+    compress_with: Annotated[
+        str | None, typer.Option("--compress", metavar="LM", help="Language model that compresses the codes.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Audio files to a token dataset.
@@ -127,10 +130,12 @@ def tokenize(
     Any wav, flac, mp3, ogg, opus or aiff file, of any sample rate and channel count.
     A file that cannot be read becomes a row of the dataset's errors.
     Interrupted? The same command goes on where it stopped.
+    With --compress each row has one .qtn stream and no columns of levels: smaller, but not for queries of codes.
 
     Examples:
       quantone tokenize speech/ tokens/
       quantone tokenize "speech/**/*.flac" tokens/ --bandwidth 6
+      quantone tokenize speech/ archive/ --compress speech_24khz
       quantone tokenize s3://bucket/speech s3://bucket/tokens --gpus-per-worker 1
     """
     check_source(source)
@@ -145,6 +150,7 @@ def tokenize(
         bandwidth_kbps=bandwidth,
         num_workers=num_workers,
         gpus_per_worker=gpus_per_worker,
+        compress_with=compress_with,
         progress=not quiet,
         **{name: value for name, value in sizes.items() if value is not None},
     )

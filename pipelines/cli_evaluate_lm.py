@@ -47,8 +47,7 @@ def evaluate_lm_command(
 
 def _is_in_integers(lm: str) -> bool:
     """Whether a language model that could be loaded is a coder too."""
-    from lm_head.lm_checkpoint import MODELS
+    from pipelines.carried_lm import CONFIG_NAME, lm_directory
     from tokenizer.checkpoint_file import read_json
 
-    directory = Path(lm) if Path(lm).is_dir() else MODELS / lm
-    return bool(read_json(directory / "config.json")["form"] == "integer")
+    return bool(read_json(lm_directory(lm) / CONFIG_NAME)["form"] == "integer")

@@ -126,6 +126,7 @@ class Conductor:
             self._codec,
             self._target.num_codebooks,
             self._crew.batch_seconds,
+            lm=self._target.lm,
             device="cuda" if self._crew.gpus_per_worker > 0 else "cpu",
         )
         self._encoders.add(encoder)

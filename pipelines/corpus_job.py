@@ -7,8 +7,11 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lm_head.lm_checkpoint import load_coder, read_lm_card
 from pipelines import storage
+from pipelines.carried_lm import CarriedLM
 from pipelines.dataset import list_parts
 from pipelines.dataset_info import FILE_NAME, DatasetInfo, read_dataset_info, write_dataset_info
 from pipelines.parts import part_name
@@ -77,6 +80,7 @@ def tokenize_corpus(
     gpus_per_worker: float = 0.0,
     batch_seconds: float = BATCH_SECONDS,
     unit_seconds: float = UNIT_SECONDS,
+    compress_with: str | Path | None = None,
     progress: bool = True,
 ) -> JobSummary:
     """Encode every audio file of a source into a token dataset; call it again to go on after any interruption.
@@ -92,12 +96,15 @@ def tokenize_corpus(
         gpus_per_worker: GPUs, or the share of one, that each takes; 0 encodes on CPUs.
         batch_seconds: of audio with padding in one pass of the codec.
         unit_seconds: of audio, about, in one part. An existing dataset keeps its plan.
+        compress_with: name or directory of the language model that compresses the codes, one .qtn stream a row in place
+            of one column a level; None leaves them as they are.
         progress: show it on stderr.
 
     Raises:
         DatasetError: nothing to encode; or the dataset was made from something else, and the message says what.
-        CheckpointError: no such codec.
-        ValueError: a bandwidth that the codec lacks, a number that is not positive, or more GPUs than Ray has.
+        CheckpointError: no such codec, or no such language model in integers.
+        ValueError: a bandwidth that the codec lacks, a number that is not positive, more GPUs than Ray has, or the
+            language model of another codec or of fewer levels.
         QuantoneError: no encoder can start.
     """
     started = time.monotonic()
@@ -105,19 +112,23 @@ def tokenize_corpus(
     model = load_codec(codec)
     num_codebooks = model.spec.num_codebooks_at(bandwidth_kbps)
     root = storage.absolute(dataset)
-    plan = _open_or_create(root, list_source(source), unit_seconds, _info(model, codec, num_codebooks))
+    info = _info(model, codec, num_codebooks, compress_with)
+    plan = _open_or_create(root, list_source(source), unit_seconds, info)
     done = set(list_parts(root))
     pending = [unit for unit in range(len(plan.units)) if part_name(unit) not in done]
     summary = JobSummary(num_files=len(plan.files))
     summary.num_skipped = summary.num_files - sum(len(plan.units[unit]) for unit in pending)
     if pending:
-        target = Target(root, read_dataset_info(root).codec, num_codebooks)
         with (
             ray_session(),
             Progress("tokenizing", summary.num_files - summary.num_skipped, shown=progress) as shown,
         ):
+            import ray
+
             from pipelines.conductor import Conductor, Crew  # Ray reads its settings, just made, while it is imported
 
+            lm = None if compress_with is None else ray.put(CarriedLM.read(compress_with))
+            target = Target(root, read_dataset_info(root).codec, num_codebooks, lm)
             crew = Crew(
                 num_workers=_count_workers(num_workers, gpus_per_worker),
                 gpus_per_worker=gpus_per_worker,
@@ -160,14 +171,25 @@ def _bundle_seconds(plan: Plan, batch_seconds: float) -> float:
     return min(BUNDLE_BATCHES * batch_seconds, max(batch_seconds, total / LEAST_BUNDLES))
 
 
-def _info(model: Codec, source: str | Path, num_codebooks: int) -> DatasetInfo:
+def _info(model: Codec, source: str | Path, num_codebooks: int, lm: str | Path | None) -> DatasetInfo:
     return DatasetInfo(
         codec={**model.card(), "source": _found_from_anywhere(str(source))},
         bandwidth_kbps=model.spec.level_kbps * num_codebooks,
         num_codebooks=num_codebooks,
         resampler=RESAMPLER,
         plan_sha256="",
+        lm=None if lm is None else _lm_info(model, num_codebooks, lm),
     )
+
+
+def _lm_info(model: Codec, num_codebooks: int, source: str | Path) -> dict[str, Any]:
+    """What dataset.json says of the language model, once it is clear that it fits the codec."""
+    card, coder = read_lm_card(source), load_coder(source)
+    if card.codec.get("sha256") != model.sha256:
+        raise ValueError(f"language model {card.name!r} is for codes of {card.codec.get('name')!r}, not of this codec")
+    if coder.num_codebooks < num_codebooks:
+        raise ValueError(f"language model {card.name!r} has {coder.num_codebooks} levels, the codes {num_codebooks}")
+    return {"name": card.name, "identity": coder.identity, "source": _found_from_anywhere(str(source))}
 
 
 def _found_from_anywhere(source: str) -> str:

@@ -29,6 +29,9 @@ class DatasetInfo:
     precision: str = "float32"
     created_at: str = ""  # UTC, ISO 8601
     software_version: str = ""
+    lm: dict[str, Any] | None = (
+        None  # whose streams the column codes_qtn has: name, identity, source; None: no such column
+    )
     format: int = FORMAT_VERSION
 
     @property
@@ -63,6 +66,7 @@ class DatasetInfo:
                 raise DatasetError(f"dataset format {plain['format']!r}; this version reads {FORMAT_VERSION}")
             info = cls(**plain)
             _ = info.sample_rate, info.hop_length, info.codebook_size
+            _ = info.lm is None or (info.lm["name"], info.lm["identity"], info.lm["source"])
         except (ValueError, TypeError, KeyError) as error:
             raise DatasetError(f"{FILE_NAME} is damaged: {type(error).__name__}: {error}") from error
         return info
@@ -78,6 +82,7 @@ class DatasetInfo:
             "codec": f"{self.codec['name']} ({str(self.codec['sha256'])[:12]})",
             "bandwidth": f"{self.bandwidth_kbps:g} kbps ({self.num_codebooks} codebooks)",
             "precision": self.precision,
+            "compressed by": "nothing" if self.lm is None else f"{self.lm['name']} ({str(self.lm['identity'])[:8]})",
             "resampler": self.resampler,
         }
 

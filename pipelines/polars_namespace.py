@@ -80,6 +80,8 @@ class LazyCodes:
 
     def _levels(self) -> list[str]:
         names = [name for name in self._frame.collect_schema().names() if _LEVEL.fullmatch(name)]
+        if not names and "codes_qtn" in self._frame.collect_schema().names():
+            raise ValueError("the codes are in codes_qtn only, compressed: stored_codes.read_utterances reads them")
         if not names:
             raise ValueError("the frame has no codes: no column codes_00")
         if names != [f"codes_{level:02d}" for level in range(len(names))]:

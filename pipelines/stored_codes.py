@@ -15,11 +15,15 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from lm_head.block_coder import BlockCoder
+from lm_head.compression import CodecIdentity
+from lm_head.decompression import decompress_many
+from lm_head.lm_checkpoint import load_coder
 from pipelines import storage
 from pipelines.dataset import list_parts
 from pipelines.dataset_info import DatasetInfo, read_dataset_info
-from pipelines.parts import SCALES_COLUMN, level_column
-from tokenizer import Codec, CodecSpec, DatasetError, Encoded, load_codec
+from pipelines.parts import QTN_COLUMN, SCALES_COLUMN, is_level_column, level_column
+from tokenizer import BitstreamError, Codec, CodecSpec, DatasetError, Encoded, load_codec
 
 ROWS_PER_READ = 64
 
@@ -85,7 +89,15 @@ def part_uris(dataset: str | Path) -> list[str]:
 
 
 def level_bytes(dataset: str | Path) -> tuple[list[int], int]:
-    """Bytes on disk of each level's codes, coarsest first, and of the parts as a whole; reads footers only."""
+    """Bytes on disk of each level's codes, coarsest first, and of the parts as a whole; reads footers only.
+
+    Raises:
+        DatasetError: a part is damaged, or the dataset is compressed: it has all levels in one column.
+    """
+    if read_dataset_info(dataset).lm is not None:
+        raise DatasetError(
+            f"{dataset} is compressed: its codes are in {QTN_COLUMN} only, without a column for each level"
+        )
     levels: dict[str, int] = {}
     total = 0
     for uri in part_uris(dataset):
@@ -96,7 +108,7 @@ def level_bytes(dataset: str | Path) -> tuple[list[int], int]:
             for index in range(metadata.num_columns):
                 column = metadata.row_group(group).column(index)
                 name = str(column.path_in_schema).split(".", 1)[0]
-                if name.startswith("codes_"):
+                if is_level_column(name):
                     levels[name] = levels.get(name, 0) + column.total_compressed_size
     return [levels[name] for name in sorted(levels)], total
 
@@ -106,6 +118,8 @@ def read_utterances(
 ) -> Iterator[StoredUtterance]:
     """The rows of a dataset, only the columns that `num_codebooks` levels need, some dozens at a time in memory.
 
+    Of a compressed dataset all levels are decoded, with the language model that compressed them.
+
     Page checksums are verified, which Polars does not do: most flipped bits would otherwise be other codes.
 
     Args:
@@ -114,15 +128,64 @@ def read_utterances(
         ids: only these rows; None for all.
 
     Raises:
-        DatasetError: a part is damaged, or lacks a column.
+        DatasetError: a part is damaged, or lacks a column; or the language model at hand is another one.
+        CheckpointError: a compressed dataset whose language model is not there.
     """
+    info = read_dataset_info(dataset)
+    if info.lm is not None:
+        yield from _read_streams(dataset, info, num_codebooks, ids)
+        return
     levels = [level_column(level) for level in range(num_codebooks)]
     scales = [SCALES_COLUMN] if _has_scales(dataset) else []
-    wanted = None if ids is None else frozenset(ids)
+    for batch, uri in _batches(dataset, ["id", "num_samples", *levels, *scales], ids):
+        yield from _utterances(batch, levels, uri)
+
+
+def load_dataset_coder(info: DatasetInfo) -> BlockCoder:
+    """Load the language model that compressed a dataset, from where the dataset says that it was.
+
+    Raises:
+        CheckpointError: there is none.
+        DatasetError: the one there is another one, or the dataset is not compressed.
+    """
+    if info.lm is None:
+        raise DatasetError("the dataset is not compressed")
+    coder = load_coder(str(info.lm["source"]))
+    if coder.identity != info.lm["identity"]:
+        raise DatasetError(
+            f"language model {info.lm['source']!r} is {coder.identity[:8]}, but the dataset was compressed by "
+            f"{info.lm['name']!r}, {str(info.lm['identity'])[:8]}: no other one reads it"
+        )
+    return coder
+
+
+def _read_streams(
+    dataset: str | Path, info: DatasetInfo, num_codebooks: int, ids: Collection[str] | None
+) -> Iterator[StoredUtterance]:
+    coder, codec = load_dataset_coder(info), CodecIdentity.from_card(info.codec)
+    for batch, uri in _batches(dataset, ["id", "num_samples", QTN_COLUMN], ids):
+        rows = batch.to_pylist()
+        try:
+            decoded = decompress_many([row[QTN_COLUMN] for row in rows], coder, codec=codec)
+        except (BitstreamError, TypeError) as error:  # TypeError: a row without a stream
+            raise DatasetError(f"{uri}: {QTN_COLUMN}: {error}") from error
+        for row, encoded in zip(rows, decoded, strict=True):
+            codes = encoded.codes[0, :num_codebooks].numpy().astype(np.uint16)
+            scales = None if encoded.scales is None else encoded.scales[0].numpy()
+            yield StoredUtterance(row["id"], row["num_samples"], codes, scales)
+
+
+def _batches(
+    dataset: str | Path, columns: list[str], ids: Collection[str] | None
+) -> Iterator[tuple[pa.RecordBatch, str]]:
+    """The wanted rows of all parts, each batch with the part that it is of."""
+    wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
     for uri in part_uris(dataset):
         with storage.open_input(uri) as stream:
-            for batch in _read_batches(stream, ["id", "num_samples", *levels, *scales], uri):
-                yield from _utterances(batch, levels, wanted, uri)
+            for batch in _read_batches(stream, columns, uri):
+                kept = batch if wanted is None else batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
+                if kept.num_rows:
+                    yield kept, uri
 
 
 def _has_scales(dataset: str | Path) -> bool:
@@ -157,13 +220,7 @@ def _read_batches(stream: BinaryIO, columns: list[str], uri: str) -> Iterator[pa
         yield batch
 
 
-def _utterances(
-    batch: pa.RecordBatch, levels: list[str], wanted: frozenset[str] | None, uri: str
-) -> Iterator[StoredUtterance]:
-    if wanted is not None:
-        batch = batch.filter(pc.is_in(batch.column("id"), value_set=pa.array(sorted(wanted), pa.string())))
-    if batch.num_rows == 0:
-        return
+def _utterances(batch: pa.RecordBatch, levels: list[str], uri: str) -> Iterator[StoredUtterance]:
     columns = [_lists(batch, name, uri) for name in levels]
     lengths = columns[0][1]
     for name, (_, own_lengths) in zip(levels, columns, strict=True):

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lm_head.compression import CodecIdentity, compress_many
 from pipelines import storage
+from pipelines.carried_lm import CarriedLM
 from pipelines.parts import ErrorRow, PartSize, TokenRow, encode_errors, encode_part, measure_part, part_name
 from pipelines.plan import compose_batches
 from pipelines.sources import SourceFile
@@ -86,14 +88,23 @@ def _read(file: SourceFile, spec: CodecSpec) -> ReadFile | ErrorRow:
 
 
 class Encoder:
-    """A codec on its device that turns read files into rows."""
+    """A codec on its device that turns read files into rows; with a language model, each with a .qtn stream."""
 
-    def __init__(self, codec: Codec, num_codebooks: int, batch_seconds: float, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        num_codebooks: int,
+        batch_seconds: float,
+        *,
+        lm: CarriedLM | None = None,
+        device: str = "cpu",
+    ) -> None:
         torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = False  # codes must not depend on the worker
         torch.backends.cudnn.allow_tf32 = False
         self._codec = codec.to(device)
-        self._spec = codec.spec
+        self._spec, self._identity = codec.spec, CodecIdentity.of(codec)
+        self._coder = None if lm is None else lm.coder(device)
         self._bandwidth_kbps = codec.spec.level_kbps * num_codebooks
         self._max_samples = max(1, round(batch_seconds * codec.spec.sample_rate))
 
@@ -130,14 +141,20 @@ class Encoder:
         waveforms = [torch.from_numpy(file.waveform.copy()) for file in files]
         try:
             encoded = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
+            streams = self._compress(encoded)
         except (QuantoneError, MemoryError, torch.OutOfMemoryError) as error:
             if len(files) > 1:  # alone, the good ones get through and the memory suffices
                 return [row for file in files for row in self._encode([file])]
             return [ErrorRow(files[0].id, files[0].uri, type(error).__name__, str(error) or repr(error))]
-        return [_token_row(file, item) for file, item in zip(files, encoded, strict=True)]
+        return [_token_row(*columns) for columns in zip(files, encoded, streams, strict=True)]
+
+    def _compress(self, encoded: Sequence[Encoded]) -> Sequence[bytes | None]:
+        if self._coder is None:
+            return [None] * len(encoded)
+        return compress_many(encoded, self._identity, self._coder)
 
 
-def _token_row(item: ReadFile, encoded: Encoded) -> TokenRow:
+def _token_row(item: ReadFile, encoded: Encoded, qtn: bytes | None) -> TokenRow:
     power = float(np.mean(np.square(item.waveform, dtype=np.float64)))
     return TokenRow(
         id=item.id,
@@ -149,6 +166,7 @@ def _token_row(item: ReadFile, encoded: Encoded) -> TokenRow:
         rms_dbfs=max(SILENCE_DBFS, 10 * math.log10(power)) if power > 0 else SILENCE_DBFS,
         codes=encoded.codes[0].cpu().numpy().astype(np.uint16),
         scales=None if encoded.scales is None else encoded.scales[0].cpu().numpy(),
+        qtn=qtn,
     )
 
 
@@ -159,6 +177,7 @@ class Target:
     dataset: str
     card: dict[str, Any]
     num_codebooks: int
+    lm: Any = None  # Ray's reference to the CarriedLM that compresses the codes; None: they are not
 
 
 def commit_unit(unit: int, order: Sequence[str], target: Target, *bundles: EncodedBundle) -> UnitResult:
@@ -183,12 +202,12 @@ def commit_unit(unit: int, order: Sequence[str], target: Target, *bundles: Encod
         storage.commit(errors_uri, encode_errors(errors))
     else:
         storage.remove(errors_uri)  # of an earlier, killed attempt that had any
-    content = encode_part(tokens, spec, target.num_codebooks, target.card)
+    content = encode_part(tokens, spec, target.num_codebooks, target.card, compressed=target.lm is not None)
     storage.commit(storage.join(target.dataset, "parts", part_name(unit)), content)
     return UnitResult(
         num_ok=len(tokens),
         num_errors=len(errors),
         audio_seconds=sum(row.num_samples for row in tokens) / spec.sample_rate,
-        size=measure_part(content),
+        size=measure_part(content, tokens),
         padded_seconds=sum(bundle.padded_seconds for bundle in bundles),
     )

@@ -83,7 +83,7 @@ def test_codes_at_rest_cost_little_more_than_their_bits():
         )
         for i in range(225)
     ]
-    size = measure_part(encode_part(rows, SPEC, 2, CARD))
+    size = measure_part(encode_part(rows, SPEC, 2, CARD), rows)
     assert size.num_codes == 225 * 600 * 2
     assert 10.0 <= 8 * size.code_bytes / size.num_codes <= 10.5
 
