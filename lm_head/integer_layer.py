@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm_head.activation_grid import FINE_LIMIT, LIMIT, Slot
 from lm_head.integer_norm import IntegerNorm
-from lm_head.integer_product import FixedFactor, integer_product
+from lm_head.integer_product import FixedFactor, products_by_stream
 from lm_head.integer_tables import ATTENTION_SCALE, attention_table, gelu_table
 from lm_head.integer_weights import IntegerMatrix, IntegerWeights
 
@@ -103,14 +103,14 @@ class IntegerLayer:
         """One product for all heads: the query of a head has zeros where the others' channels are."""
         frames = query.shape[0] * query.shape[1]
         apart = (query[:, :, None] * self._own_channels).flatten(1, 2)  # [B, T * H, D]
-        products = _by_stream(apart, seen[..., : self.dim].transpose(1, 2))  # [B, T * H, keys]
+        products = products_by_stream(apart, seen[..., : self.dim].transpose(1, 2))  # [B, T * H, keys]
         if query.shape[1] > 1:
             mask = self._mask(query.shape[1], seen.shape[1])
             products.view(*query.shape[:2], self.num_heads, -1).add_(mask)
         below = products.amax(dim=-1, keepdim=True).sub(products).mul(self._logit).round_()
         index = below.clamp_(max=len(self._attention) - 1).int().view(-1)
         weights = self._attention.index_select(0, index).view(products.shape)
-        mixed = _by_stream(weights, seen[..., self.dim :])  # [B, T * H, D]
+        mixed = products_by_stream(weights, seen[..., self.dim :])  # [B, T * H, D]
         by_head = mixed.view(frames, self.num_heads, self.num_heads, -1)
         own = by_head.diagonal(dim1=1, dim2=2)  # [B * T, D / H, H]: of each head its own channels
         total = weights.sum(dim=-1, dtype=torch.float32).view(frames, 1, self.num_heads)
@@ -147,13 +147,6 @@ class Affine:
     def constants(self) -> list[Tensor]:
         """Every number that the result depends on."""
         return [self._weight.values, self.factor, self.bias]
-
-
-def _by_stream(x: Tensor, y: Tensor) -> Tensor:
-    """Products of int8 [B, R, M] and [B, M, N]."""
-    if len(x) == 1:
-        return integer_product(x[0], y[0])[None]
-    return torch.stack([integer_product(*pair) for pair in zip(x, y, strict=True)])
 
 
 def rounded(x: Tensor, limit: int) -> Tensor:

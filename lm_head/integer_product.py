@@ -32,9 +32,13 @@ class FixedFactor:
         return eight_bit_product(x, factors) if factors.dtype == torch.int8 else x.float() @ factors
 
 
-def integer_product(x: Tensor, y: Tensor) -> Tensor:
-    """[R, M] and [M, N] int8 to [R, N]: exact integers, in int32 or float32."""
-    return eight_bit_product(x, y) if in_8_bits(x.device) else x.float() @ y.float()
+def products_by_stream(x: Tensor, y: Tensor) -> Tensor:
+    """[B, R, M] and [B, M, N] int8 to [B, R, N]: exact integers, in int32 or float32."""
+    if not in_8_bits(x.device):
+        return x.float() @ y.float()
+    if len(x) == 1:
+        return eight_bit_product(x[0], y[0])[None]
+    return torch.stack(list(map(eight_bit_product, x.unbind(), y.unbind())))
 
 
 def in_8_bits(device: torch.device) -> bool:
