@@ -5,9 +5,10 @@ Source: VALL-E, arXiv:2301.02111, 4.2.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,6 @@ from torch import Tensor, nn
 from lm_head.code_loss import CodeLoss
 from lm_head.fine_lm import FineLM
 from lm_head.token_lm import LMConfig, TokenLM
-
-_NAME = "coarse_first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +31,13 @@ class CoarseFirstConfig:
     coarse: LMConfig = field(default_factory=lambda: LMConfig(num_codebooks=1))
     fine: LMConfig = field(default_factory=lambda: LMConfig(context_frames=75))
     stretch_frames: int = 38
+    layout: Literal["coarse_first"] = "coarse_first"
 
     def __post_init__(self) -> None:
+        if self.layout != "coarse_first":
+            raise ValueError(f"layout of a CoarseFirstLM is 'coarse_first', not {self.layout!r}")
+        if self.fine.num_codebooks < 2:
+            raise ValueError("layout 'coarse_first' has at least 2 levels, of which the fine model is given the first")
         if self.coarse.num_codebooks != 1 or self.coarse.layout != "parallel":
             raise ValueError("the coarse model has one level, in layout 'parallel'")
         if (self.coarse.codebook_size, self.coarse.text) != (self.fine.codebook_size, self.fine.text):
@@ -60,15 +64,14 @@ class CoarseFirstConfig:
     def from_dict(cls, values: dict[str, Any]) -> CoarseFirstConfig:
         """From JSON. Raises ValueError on an unknown or missing key or a value of another type."""
         kinds = {"layout": str, "stretch_frames": int, "coarse": dict, "fine": dict}
-        if {name: type(value) for name, value in values.items()} != kinds or values["layout"] != _NAME:
-            raise ValueError(f"layout {_NAME!r} has a number stretch_frames and the settings coarse and fine")
+        if {name: type(value) for name, value in values.items()} != kinds:
+            raise ValueError("layout 'coarse_first' has a number stretch_frames and the settings coarse and fine")
         coarse, fine = LMConfig.from_dict(values["coarse"]), LMConfig.from_dict(values["fine"])
-        return cls(coarse=coarse, fine=fine, stretch_frames=values["stretch_frames"])
+        return cls(coarse=coarse, fine=fine, stretch_frames=values["stretch_frames"], layout=values["layout"])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        models = {"coarse": self.coarse.to_dict(), "fine": self.fine.to_dict()}
-        return {"layout": _NAME, "stretch_frames": self.stretch_frames, **models}
+        return dataclasses.asdict(self)
 
 
 class CoarseFirstLM(nn.Module):
@@ -87,27 +90,34 @@ class CoarseFirstLM(nn.Module):
         text: Sequence[str] | None = None,
         begins: bool = True,
         offset: Tensor | int = 0,
+        lengths: Tensor | None = None,
     ) -> CodeLoss:
         """What codes [B, K, T] cost, K at least 2: `TokenLM.loss` of level 0 and `FineLM.loss` of the others.
 
         They share no weight: each is trained as if it were alone.
         """
-        coarse = self.coarse.loss(codes[:, :1], text=text, begins=begins, offset=offset)
-        fine = self.fine.loss(codes, generator, text=text)
+        coarse = self.coarse.loss(codes[:, :1], text=text, begins=begins, offset=offset, lengths=lengths)
+        fine = self.fine.loss(codes, generator, text=text, lengths=lengths)
         num_codebooks = codes.shape[1]
         mean = (coarse.nats + (num_codebooks - 1) * fine.nats) / num_codebooks
-        return CodeLoss(mean, torch.cat([coarse.bits, fine.bits[1:]]))
+        bits, counts = (torch.cat([one, others[1:]]) for one, others in zip(coarse[1:], fine[1:], strict=True))
+        return CodeLoss(mean, bits, counts)
 
 
 LanguageModel = TokenLM | CoarseFirstLM
+LanguageModelConfig = LMConfig | CoarseFirstConfig
+
+
+def make_language_model(config: LanguageModelConfig) -> LanguageModel:
+    """A model with random weights, of the kind that the settings are of."""
+    return CoarseFirstLM(config) if isinstance(config, CoarseFirstConfig) else TokenLM(config)
 
 
 def build_language_model(config: dict[str, Any]) -> LanguageModel:
-    """A model without weights from its JSON settings, of either kind.
+    """A model with random weights from its JSON settings, of either kind.
 
     Raises:
         ValueError: settings of no such model.
     """
-    if config.get("layout") == _NAME:
-        return CoarseFirstLM(CoarseFirstConfig.from_dict(config))
-    return TokenLM(LMConfig.from_dict(config))
+    kind = CoarseFirstConfig if config.get("layout") == "coarse_first" else LMConfig
+    return make_language_model(kind.from_dict(config))

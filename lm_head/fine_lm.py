@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lm_head.code_loss import CodeLoss, code_nats, to_bits
+from lm_head.code_loss import CodeLoss, code_nats, frames_within, to_bits
 from lm_head.text_prefix import ReadingLayer, TextEmbedding, checked_text
 from lm_head.token_lm import LMConfig, check_codes
 from lm_head.transformer import sinusoids
@@ -87,30 +87,43 @@ class FineLM(nn.Module):
         return torch.baddbmm(self.head_bias[levels - 1, None], x, self.head_weight[levels - 1].transpose(1, 2))
 
     def loss(
-        self, codes: Tensor, generator: torch.Generator | None = None, *, text: Sequence[str] | None = None
+        self,
+        codes: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        text: Sequence[str] | None = None,
+        lengths: Tensor | None = None,
     ) -> CodeLoss:
         """What the levels above 0 of codes [B, K, T] cost.
 
         Each row is asked for a level of its own, behind some complete frames and up to some end; all three are drawn.
 
+        Args:
+            codes: [B, K, T] int64.
+            generator: draws; None for that of torch.
+            text: a transcript for each row, for models that take them; None for none.
+            lengths: [B] frames of each row, behind which is padding; None for T in all rows.
+
         Raises:
             CodesError: K is 1.
+            ValueError: a row has no frame, or more than T.
         """
         rows, num_codebooks, num_frames = codes.shape
         if num_codebooks < 2:
             raise CodesError("a fine model predicts levels from 1 on, the codes have only level 0")
+        own = frames_within(codes, lengths).sum(dim=1)  # [B]
         levels = torch.randint(1, num_codebooks, (rows,), generator=generator).to(codes.device)
         chances = torch.rand(2, rows, generator=generator).to(codes.device)
-        complete = ((chances[0] - _NO_PAST_SHARE) / (1 - _NO_PAST_SHARE) * num_frames).long().clamp(0, num_frames - 1)
-        ends = complete + 1 + (chances[1] / (1 - _WHOLE_SHARE) * (num_frames - complete)).long()
-        ends = ends.clamp(max=num_frames)
+        complete = ((chances[0] - _NO_PAST_SHARE) / (1 - _NO_PAST_SHARE) * own).long().clamp(min=0).minimum(own - 1)
+        ends = complete + 1 + (chances[1] / (1 - _WHOLE_SHARE) * (own - complete)).long()
+        ends = ends.minimum(own)
         logits = self(codes, levels, complete, ends=ends, text=text)
         nats = code_nats(logits, codes.gather(1, levels[:, None, None].expand(-1, 1, num_frames))[:, 0])
         frames = torch.arange(num_frames, device=codes.device)
         asked = (frames >= complete[:, None]) & (frames < ends[:, None])  # [B, T]
         sums = torch.zeros(num_codebooks, device=codes.device).index_add(0, levels, (nats.detach() * asked).sum(dim=1))
         counts = torch.zeros_like(sums).index_add(0, levels, asked.sum(dim=1).to(sums.dtype))
-        return CodeLoss((nats * asked).sum() / asked.sum(), to_bits(sums / counts))
+        return CodeLoss((nats * asked).sum() / asked.sum(), to_bits(sums / counts), counts)
 
     @torch.no_grad()
     def fill(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lm_head.activation_grid import LayerGrid, NoGrid, Slot
-from lm_head.code_loss import CodeLoss, code_nats, to_bits
+from lm_head.code_loss import CodeLoss, code_nats, frames_within, to_bits
 from lm_head.layouts import delayed
 from lm_head.text_prefix import ReadingLayer, TextEmbedding, TextMemory, checked_text
 from lm_head.transformer import KeyValues, TransformerLayer, sinusoids
@@ -111,6 +111,7 @@ class TokenLM(nn.Module):
         grids: Sequence[LayerGrid] | None = None,
         scored: slice | Tensor | None = None,
         text: Sequence[str] | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """Logits of every frame given the frames before it; in layout "delay", what is known of its own frame too.
 
@@ -122,12 +123,17 @@ class TokenLM(nn.Module):
             grids: what activations and weights are rounded to, for each layer and for the heads; None for nothing.
             scored: the levels whose logits are wanted; None for all K.
             text: a transcript for each row, for models that take them; None for none.
+            lengths: [B] frames of each row; behind them is padding, whose logits mean nothing. None for T in all rows.
 
         Returns:
             [B, T, K, V], or [B, T - 1, K, V] where the stream does not begin here.
         """
         check_codes(codes, self.config)
-        shifted = (delayed(codes, -1) if self.config.layout == "delay" else codes) + 1
+        if self.config.layout == "delay":  # where coarse levels of the next frames show beside fine ones of the last
+            own = frames_within(codes, lengths)[:, None]
+            shifted = delayed(codes.where(own, -1), -1) + 1
+        else:
+            shifted = codes + 1
         x = self.embed(functional.pad(shifted[..., :-1], (1, 0)) if begins else shifted[..., :-1], offset)
         if grids is None:
             grids = [NoGrid()] * (self.config.num_layers + 1)
@@ -156,14 +162,23 @@ class TokenLM(nn.Module):
         offset: Tensor | int = 0,
         grids: Sequence[LayerGrid] | None = None,
         scored: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> CodeLoss:
-        """What codes [B, K, T] cost, T at least 2 where the stream does not begin here; arguments as in `forward`."""
-        logits = self(codes, begins=begins, offset=offset, grids=grids, scored=scored, text=text)
+        """What codes [B, K, T] cost, T at least 2 where the stream does not begin here; arguments as in `forward`.
+
+        Raises:
+            ValueError: a row has fewer frames than that, or more than T.
+        """
+        own = frames_within(codes, lengths, least=2 - begins)
+        logits = self(codes, begins=begins, offset=offset, grids=grids, scored=scored, text=text, lengths=lengths)
         levels = torch.arange(codes.shape[1], device=codes.device) if scored is None else scored
-        nats = code_nats(logits, codes[:, levels, -logits.shape[1] :].transpose(1, 2))  # [B, T, levels]
+        num_frames = logits.shape[1]
+        nats = code_nats(logits, codes[:, levels, -num_frames:].transpose(1, 2))[own[:, -num_frames:]]  # [n, levels]
         bits = torch.full((codes.shape[1],), torch.nan, device=codes.device)
-        bits[levels] = to_bits(nats.mean(dim=(0, 1)))
-        return CodeLoss(nats.mean(), bits)
+        bits[levels] = to_bits(nats.mean(dim=0))
+        counts = torch.zeros(codes.shape[1], device=codes.device)
+        counts[levels] = float(len(nats))
+        return CodeLoss(nats.mean(), bits, counts)
 
     @torch.no_grad()
     def begin(

@@ -66,6 +66,10 @@ def train_lm_command(
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Checkpoint, log and the finished model go here.")],
     recipe: Annotated[str, typer.Option(help="Bundled recipe or YAML file.")] = "lm_speech_24khz",
     bandwidth: Bandwidth = None,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(help="For models that read: .jsonl whose rows name an utterance and say its text."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's number of steps.")] = None,
     init_from: Annotated[str | None, typer.Option(help="Fine-tune this model instead of starting afresh.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="That share each batch: one a GPU, or so many CPUs.")] = 1,
@@ -78,13 +82,15 @@ def train_lm_command(
       quantone train lm tokens/ more_tokens/ --recipe my_lm.yaml --run-dir runs/mine --steps 500
       quantone train lm s3://bucket/tokens --bandwidth 6 --run-dir runs/lm6
       quantone train lm my_voice/ --init-from runs/lm/lm --run-dir runs/voice --steps 300
+      quantone train lm tokens/ --recipe lm_tts_24khz --transcripts manifest.jsonl --run-dir runs/tts
     """
     for dataset in datasets:
         check_dataset(dataset)
+    check(transcripts is None or transcripts.is_file(), f"--transcripts {transcripts}: no such file")
     from pipelines.train_lm import train_lm
     from pipelines.training_run import TrainingRun
 
     run = TrainingRun(
         run_dir=run_dir, steps=steps, init_from=init_from, num_processes=processes, data_workers=0, threads=threads
     )
-    typer.echo(f"language model: {train_lm(recipe, datasets, run, bandwidth_kbps=bandwidth)}")
+    typer.echo(f"language model: {train_lm(recipe, datasets, run, bandwidth_kbps=bandwidth, transcripts=transcripts)}")

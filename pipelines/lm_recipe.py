@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lm_head.coarse_first import LanguageModelConfig
 from lm_head.lm_training import LMObjective
 from lm_head.token_lm import LMConfig
 from pipelines.recipe_reader import bundled_names, read_recipe
@@ -16,7 +17,7 @@ from tokenizer.optimization import OptimizerSettings
 class LMSchedule(Schedule):
     """How long, and on how many frames at a time."""
 
-    crop_frames: int = 262  # of each row: the paper's context
+    crop_frames: int = 262  # of each row: the paper's context. With text, the most of an utterance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +38,13 @@ class LMRecipe:
 
     name: str
     schedule: LMSchedule
-    model: LMConfig = field(default_factory=LMConfig)  # num_codebooks: the most; a dataset may store less
+    model: LanguageModelConfig = field(default_factory=LMConfig)  # num_codebooks: the most; a dataset may store less
     objective: LMObjective = field(default_factory=LMObjective)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def __post_init__(self) -> None:
-        if self.model.text:
-            raise ValueError("model.text: there are no transcripts in a token dataset to train on")
-        if self.model.layout != "parallel" and self.objective.grid_from < 1:
-            raise ValueError(
-                f"the integer grid is for layout 'parallel': with {self.model.layout!r} set objective.grid_from to 1"
-            )
+        self.objective.require_fit(self.model)
 
 
 def bundled_lm_recipes() -> list[str]:

@@ -64,7 +64,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None
-    for option in options:
+    for option in _fitting(options, value, where):
         if option is CodecSpec:
             return PRESETS[value] if isinstance(value, str) and value in PRESETS else CodecSpec.from_dict(value)
         if dataclasses.is_dataclass(option) and isinstance(option, type):
@@ -77,3 +77,24 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if origin is Literal or (isinstance(origin, type) and isinstance(value, origin)):
             return value
     raise TypeError(f"{where} cannot be {value!r}")
+
+
+def _fitting(options: tuple[Any, ...], plain: Any, where: str) -> tuple[Any, ...]:
+    """Of several kinds of settings those whose literals the mapping agrees with: it is read as the first of them."""
+    if sum(map(dataclasses.is_dataclass, options)) < 2 or not isinstance(plain, dict):
+        return options
+    known: dict[str, list[Any]] = {}
+    fitting = []
+    for option in options:
+        hints = typing.get_type_hints(option)
+        literals = {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+        if all(plain[name] in values for name, values in literals.items() if name in plain):
+            fitting.append(option)
+        for name, values in literals.items():
+            known.setdefault(name, []).extend(values)
+    if not fitting:
+        wrong = {name: values for name, values in known.items() if name in plain and plain[name] not in values}
+        raise ValueError(
+            "; ".join(f"{where}.{name} is one of {values}, not {plain[name]!r}" for name, values in wrong.items())
+        )
+    return tuple(fitting)

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any, Protocol, TypeVar
 
 from pipelines.schedule import Schedule
 from pipelines.training_checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -21,13 +19,18 @@ from pipelines.training_log import Preview, TrainingLog
 CHECKPOINT = "checkpoint.pt"
 
 
-class Learner(Protocol):
+Batch_contra = TypeVar("Batch_contra", contravariant=True)
+Batch_co = TypeVar("Batch_co", covariant=True)
+Batch = TypeVar("Batch")
+
+
+class Learner(Protocol[Batch_contra]):
     """What learns: a codec with its adversary, a token model."""
 
     fingerprint: str  # two learners with the same one can exchange checkpoints
     export_name: str  # folder of the run directory that `export` makes
 
-    def step(self, batch: Tensor, step: int, rate_factor: float) -> Mapping[str, float]:
+    def step(self, batch: Batch_contra, step: int, rate_factor: float) -> Mapping[str, float]:
         """Train on one batch; scalars by name. Raises FloatingPointError where one is not finite."""
 
     def details(self) -> Mapping[str, Any]:
@@ -46,12 +49,12 @@ class Learner(Protocol):
         """Go on from `state_dict`."""
 
 
-class Batches(Protocol):
+class Batches(Protocol[Batch_co]):
     """Training data by step."""
 
     wait_seconds: float  # that the consumer has spent waiting, in total
 
-    def from_step(self, step: int) -> Iterator[Tensor]:
+    def from_step(self, step: int) -> Iterator[Batch_co]:
         """This process's slices of the batches, from that of `step` on."""
 
 
@@ -66,7 +69,7 @@ class LoopSettings:
     first: bool = True  # of the processes: the one that writes
 
 
-def train(learner: Learner, batches: Batches, settings: LoopSettings) -> None:
+def train(learner: Learner[Batch], batches: Batches[Batch], settings: LoopSettings) -> None:
     """Run the schedule to its end, from the last checkpoint where there is one.
 
     Raises:
@@ -113,7 +116,7 @@ class _Silence:
 class _Meter:
     """Means of the scalars and rates since the last row of the log."""
 
-    def __init__(self, settings: LoopSettings, batches: Batches, seconds: float) -> None:
+    def __init__(self, settings: LoopSettings, batches: Batches[Any], seconds: float) -> None:
         self.settings, self.batches, self.seconds = settings, batches, seconds
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}

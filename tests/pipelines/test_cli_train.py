@@ -45,8 +45,8 @@ def test_every_option_reaches_the_training_of_a_language_model(tmp_path, monkeyp
     """As many datasets as are given; the recipe of the bundled codec where none is named."""
     seen = {}
 
-    def train_lm(recipe, datasets, run, *, bandwidth_kbps):
-        seen.update(recipe=recipe, datasets=datasets, run=run, bandwidth_kbps=bandwidth_kbps)
+    def train_lm(recipe, datasets, run, **rest):
+        seen.update(recipe=recipe, datasets=datasets, run=run, **rest)
         return run.run_dir / "lm"
 
     monkeypatch.setattr("pipelines.train_lm.train_lm", train_lm)
@@ -55,12 +55,16 @@ def test_every_option_reaches_the_training_of_a_language_model(tmp_path, monkeyp
         Path(dataset).mkdir()
         Path(dataset, "dataset.json").touch()
     options = ["--steps", "7", "--init-from", "start", "--processes", "4", "--threads", "1", "--bandwidth", "6"]
+    said = tmp_path / "said.jsonl"
+    said.touch()
+    options += ["--transcripts", str(said)]
     assert main(["train", "lm", *datasets, "--run-dir", str(tmp_path / "run"), *options]) == 0
     run = TrainingRun(run_dir=tmp_path / "run", steps=7, init_from="start", num_processes=4, data_workers=0, threads=1)
-    assert seen == {"recipe": "lm_speech_24khz", "datasets": datasets, "run": run, "bandwidth_kbps": 6.0}
+    rest = {"bandwidth_kbps": 6.0, "transcripts": said}
+    assert seen == {"recipe": "lm_speech_24khz", "datasets": datasets, "run": run, **rest}
     assert str(tmp_path / "run" / "lm") in capsys.readouterr().out
     assert main(["train", "lm", datasets[0], "--recipe", "mine.yaml", "--run-dir", str(tmp_path / "run")]) == 0
-    assert (seen["recipe"], seen["bandwidth_kbps"]) == ("mine.yaml", None)
+    assert (seen["recipe"], seen["bandwidth_kbps"], seen["transcripts"]) == ("mine.yaml", None, None)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +73,9 @@ def test_every_option_reaches_the_training_of_a_language_model(tmp_path, monkeyp
         (["nowhere"], "nowhere: not a token dataset"),
         (["tokens", "--recipe", "speech_24khz"], "no recipe 'speech_24khz'"),
         (["tokens", "--threads", "0"], "threads"),
+        (["tokens", "--transcripts", "nowhere.jsonl"], "--transcripts nowhere.jsonl: no such file"),
     ],
-    ids=["dataset", "recipe", "threads"],
+    ids=["dataset", "recipe", "threads", "transcripts"],
 )
 def test_wrong_usage_of_train_lm_is_one_line_and_exit_code_2(options, reason, tmp_path, monkeypatch, capsys):
     """Before any token is read."""

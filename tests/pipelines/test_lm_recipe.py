@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from lm_head.coarse_first import CoarseFirstConfig
 from lm_head.token_lm import LMConfig
 from pipelines.lm_recipe import bundled_lm_recipes, load_lm_recipe
 from pipelines.recipe import bundled_recipes, load_recipe
@@ -13,6 +14,9 @@ from tokenizer import load_codec
 def plain():
     """The least that a recipe says."""
     return {"name": "tiny", "schedule": {"steps": 8, "batch_size": 4}}
+
+
+PAIR = {"layout": "coarse_first", "coarse": {"num_codebooks": 1}}
 
 
 def loaded(plain, folder):
@@ -43,13 +47,29 @@ def test_what_is_said_reaches_the_settings(plain, tmp_path):
     assert recipe.schedule.crop_frames == 30
 
 
+def test_the_layout_decides_what_a_model_is(plain, tmp_path):
+    """One model, or a pair of them with sizes of their own."""
+    plain["objective"] = {"grid_from": 1}
+    plain["model"] = {"layout": "delay", "dim": 32, "num_heads": 4}
+    assert loaded(plain, tmp_path).model == LMConfig(layout="delay", dim=32, num_heads=4)
+    coarse, fine = {"num_codebooks": 1, "text": True}, {"num_codebooks": 4, "context_frames": 50, "text": True}
+    plain["model"] = {"layout": "coarse_first", "coarse": coarse, "fine": fine, "stretch_frames": 20}
+    model = loaded(plain, tmp_path).model
+    assert model == CoarseFirstConfig(coarse=LMConfig(**coarse), fine=LMConfig(**fine), stretch_frames=20)
+    assert (model.layout, model.text, model.num_codebooks) == ("coarse_first", True, 4)
+
+
 def test_bundled_recipes_are_whole():
-    """Each loads, and the one of the bundled codec has its sizes."""
-    assert "lm_speech_24khz" in bundled_lm_recipes()
+    """One for each kind of model; each loads, and is of the bundled codec."""
+    spec, kinds = load_codec("speech_24khz").spec, set()
     for name in bundled_lm_recipes():
-        assert load_lm_recipe(name).name == name
-    model, spec = load_lm_recipe("lm_speech_24khz").model, load_codec("speech_24khz").spec
-    assert (model.num_codebooks, model.codebook_size) == (spec.num_codebooks, spec.codebook_size)
+        recipe = load_lm_recipe(name)
+        assert recipe.name == name
+        assert recipe.model.codebook_size == spec.codebook_size
+        assert recipe.model.num_codebooks <= spec.num_codebooks
+        kinds.add((recipe.model.layout, recipe.model.text))
+    assert load_lm_recipe("lm_speech_24khz").model.num_codebooks == spec.num_codebooks
+    assert kinds == {("parallel", False), ("delay", False), ("coarse_first", True)}
 
 
 def test_recipes_of_codecs_and_language_models_do_not_mix():
@@ -72,10 +92,23 @@ def test_recipes_of_codecs_and_language_models_do_not_mix():
         (lambda plain: plain.update(objective={"levels": []}), "levels"),
         (lambda plain: plain.update(held_out={"share": 1}), "share"),
         (lambda plain: plain.pop("schedule"), "schedule"),
-        (lambda plain: plain.update(model={"text": True}), "no transcripts"),
-        (lambda plain: plain.update(model={"layout": "delay"}), "set objective.grid_from to 1"),
+        (lambda plain: plain.update(model={"text": True}), "with text has no integer form.*set grid_from to 1"),
+        (lambda plain: plain.update(model={"layout": "delay"}), "'delay' has no integer form.*set grid_from to 1"),
+        (lambda plain: plain.update(model=PAIR), "'coarse_first' has no integer form"),
+        (lambda plain: plain.update(model=PAIR, objective={"grid_from": 1, "levels": [1, 4]}), "at least 2 levels"),
+        (lambda plain: plain.update(model={"layout": "diagonal"}), "layout is one of .*'coarse_first'.*'diagonal'"),
+        (lambda plain: plain.update(model={"layout": ["delay"]}), r"layout is one of .*\['delay'\]"),
+        (lambda plain: plain.update(model=PAIR | {"dim": 3}), "model has no dim; it has coarse, fine, layout"),
+        (
+            lambda plain: plain.update(model=PAIR | {"fine": {"dims": 3}}),
+            "model.fine has no dims; it has codebook_size",
+        ),
+        (lambda plain: plain.update(model=PAIR | {"fine": 3}), "model.fine is a mapping, not 3"),
+        (lambda plain: plain.update(model=PAIR | {"coarse": {}}), "coarse model has one level"),
+        (lambda plain: plain.update(model=PAIR | {"fine": {"num_codebooks": 1}}), "at least 2 levels"),
+        (lambda plain: plain.update(model={"coarse": {}}), "model has no coarse; it has codebook_size"),
+        (lambda plain: plain.update(model=3), "model is a mapping, not 3"),
     ],
-    ids=["codec", "seconds", "none", "half", "dim", "levels", "share", "missing", "text", "layout"],
 )
 def test_wrong_recipes_are_refused(plain, tmp_path, change, reason):
     """With the file and what is wrong in it."""

@@ -11,7 +11,8 @@ import torch
 
 from pipelines.lm_recipe import HeldOut
 from pipelines.token_batches import TokenBatches
-from pipelines.token_store import held_out_place, open_token_store
+from pipelines.token_copy import held_out_place
+from pipelines.token_store import open_token_store
 from tests.pipelines.token_datasets import write_codes
 from tokenizer import DatasetError
 
@@ -39,8 +40,9 @@ def store_of(datasets, tmp_path, *, num_codebooks=4, held_out=EVERYTHING):
 
 
 def take(store, count, step=0, **changes):
+    """Codes of some batches."""
     arguments = {"batch_size": 8, "num_frames": 30, "seed": 3} | changes
-    return list(itertools.islice(TokenBatches(store, **arguments).from_step(step), count))
+    return [batch.codes for batch in itertools.islice(TokenBatches(store, **arguments).from_step(step), count)]
 
 
 def test_batches_are_a_function_of_seed_and_step(dataset, tmp_path):
