@@ -75,8 +75,8 @@ class IntegerLayer:
     def step(self, x: Tensor, memory: LayerMemory) -> Tensor:
         """The next frames of all streams: [B * T, D] int8 to the same. The memory goes on by T frames."""
         projected = rounded(self._project(x), LIMIT).char().view(len(memory.key_values), -1, 3 * self.dim)
-        seen = self._remember(memory, projected[..., self.dim :])
-        attended = self._attend(projected[..., : self.dim], seen)
+        query, key_values = torch.split(projected, [self.dim, 2 * self.dim], dim=-1)
+        attended = self._attend(query, self._remember(memory, key_values))
         x = self._norm_attended(self._merge(attended).round_().add_(x, alpha=FINE))
         before = rounded(self._widen(x), FINE_LIMIT).add_(self._gelu_center)
         hidden = self._gelu.index_select(0, before.int().view(-1)).char().view(len(x), -1)
@@ -84,13 +84,14 @@ class IntegerLayer:
 
     def _remember(self, memory: LayerMemory, key_values: Tensor) -> Tensor:
         """Append [B, T, 2 * D] to the buffer; all of it that the new frames may see."""
-        begin, end, buffer = memory.end, memory.end + key_values.shape[1], memory.key_values
-        if end > buffer.shape[1]:
+        begin, num_frames, buffer = memory.end, key_values.shape[1], memory.key_values
+        if begin + num_frames > buffer.shape[1]:
             buffer[:, : self.context_frames] = buffer[:, begin - self.context_frames : begin].clone()
-            begin, end = self.context_frames, self.context_frames + key_values.shape[1]
-        buffer[:, begin:end] = key_values
-        memory.end = end
-        return buffer[:, max(0, begin - self.context_frames) : end]
+            begin = self.context_frames
+        buffer.narrow(1, begin, num_frames).copy_(key_values)
+        memory.end = begin + num_frames
+        first = max(0, begin - self.context_frames)
+        return buffer.narrow(1, first, memory.end - first)
 
     def _attend(self, query: Tensor, seen: Tensor) -> Tensor:
         """[B, T, D] and [B, keys, 2 * D] to [B * T, D]; all int8."""
@@ -103,15 +104,16 @@ class IntegerLayer:
     def _attend_together(self, query: Tensor, seen: Tensor) -> Tensor:
         """One product for all heads: the query of a head has zeros where the others' channels are."""
         frames = query.shape[0] * query.shape[1]
+        keys, values = torch.split(seen, self.dim, dim=-1)
         apart = (query[:, :, None] * self._own_channels).flatten(1, 2)  # [B, T * H, D]
-        products = products_by_stream(apart, seen[..., : self.dim].transpose(1, 2))  # [B, T * H, keys]
+        products = products_by_stream(apart, keys.transpose(1, 2))  # [B, T * H, keys]
         if query.shape[1] > 1:
             mask = self._mask(query.shape[1], seen.shape[1])
             products.view(*query.shape[:2], self.num_heads, -1).add_(mask)
         below = products.amax(dim=-1, keepdim=True).sub(products).mul(self._logit).round_()
         index = below.clamp_(max=len(self._attention) - 1).int().view(-1)
         weights = self._attention.index_select(0, index).view(products.shape)
-        mixed = products_by_stream(weights.char(), seen[..., self.dim :])  # [B, T * H, D]
+        mixed = products_by_stream(weights.char(), values)  # [B, T * H, D]
         by_head = mixed.view(frames, self.num_heads, self.num_heads, -1)
         own = by_head.diagonal(dim1=1, dim2=2)  # [B * T, D / H, H]: of each head its own channels
         total = weights.sum(dim=-1).view(frames, 1, self.num_heads)

@@ -24,12 +24,13 @@ class FixedFactor:
 
     def __init__(self, values: Tensor, device: torch.device) -> None:
         self.values = values.to(device)
-        self._prepared = self.values if in_8_bits(device) else self.values.float()
+        self._in_8_bits = in_8_bits(device)
+        self._factors = (self.values if self._in_8_bits else self.values.float()).t()  # [M, N]
 
     def product(self, x: Tensor, rows: int | None = None) -> Tensor:
         """[R, M] int8 to [R, N], or to the first `rows` of N: exact integers, in int32 or float32."""
-        factors = (self._prepared if rows is None else self._prepared[:rows]).t()
-        return eight_bit_product(x, factors) if factors.dtype == torch.int8 else x.float() @ factors
+        factors = self._factors if rows is None else self._factors[:, :rows]
+        return eight_bit_product(x, factors) if self._in_8_bits else x.float() @ factors
 
 
 def products_by_stream(x: Tensor, y: Tensor) -> Tensor:
