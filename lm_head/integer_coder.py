@@ -8,24 +8,19 @@ frame; both get the same integers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import constriction
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lm_head.integer_lm import MAX_FRAMES, IntegerLM
+from lm_head.range_coder import PayloadReader, PayloadWriter
 from tokenizer.errors import BitstreamError, CodesError
 
 BLOCKS_AT_ONCE = 16
-WORD_BYTES = 4  # of the range coder
 FRAMES_AT_ONCE = 128  # of each block in one pass of the encoder: more would look mostly at what they may not see
 FREQUENCIES_AT_ONCE = 2**22  # 16 MiB of them, at most, in one pass
-# Integers up to 2 ** 24 go in as float32, which holds them exactly. "Not perfect" is constriction's name for rounding
-# each sum of frequencies once instead of searching for the best; golden files in the tests would notice another rule.
-_FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 
 class IntegerCoder:
@@ -54,14 +49,13 @@ class IntegerCoder:
         for group in _groups([block.shape[1] for block in blocks]):
             some = [torch.from_numpy(np.asarray(blocks[index], np.int64)) for index in group]
             self._check(some)
-            encoders = [constriction.stream.queue.RangeEncoder() for _ in group]
-            for begin, frequencies in self._frequencies(_padded(some)):
-                for block, encoder, rows in zip(some, encoders, frequencies, strict=True):
+            writers = [PayloadWriter() for _ in group]
+            for begin, frequencies in self.frequencies(_padded(some)):
+                for block, writer, rows in zip(some, writers, frequencies.cpu(), strict=True):
                     codes = block[:, begin : begin + len(rows)].T.to(torch.int32)  # [n, K]
-                    if codes.numel():
-                        encoder.encode(codes.flatten().numpy(), _FAMILY, rows[: len(codes)].flatten(0, 1).numpy())
-            for index, encoder in zip(group, encoders, strict=True):
-                payloads[index] = _written(encoder)
+                    writer.write(codes.flatten().numpy(), rows[: len(codes)].flatten(0, 1).numpy())
+            for index, writer in zip(group, writers, strict=True):
+                payloads[index] = writer.payload()
         return payloads
 
     def decode(
@@ -78,7 +72,10 @@ class IntegerCoder:
             BitstreamError: a payload that no block of that size has, or counts that the model does not have.
         """
         if num_codebooks > self.num_codebooks or max(num_frames, default=0) > self.max_frames:
-            raise BitstreamError(f"{num_codebooks} levels or {max(num_frames)} frames: the language model has fewer")
+            raise BitstreamError(
+                f"blocks of {num_codebooks} levels and up to {max(num_frames, default=0)} frames: "
+                f"the language model takes {self.num_codebooks} and {self.max_frames}"
+            )
         blocks: list[NDArray[np.uint16]] = [np.empty((num_codebooks, 0), np.uint16)] * len(payloads)
         for group in _groups(num_frames):
             some = self._decode([payloads[index] for index in group], num_codebooks, [num_frames[i] for i in group])
@@ -95,18 +92,18 @@ class IntegerCoder:
             if block.numel() and not 0 <= int(block.min()) <= int(block.max()) < self.codebook_size:
                 raise CodesError(f"codes must lie in 0 to {self.codebook_size - 1}")
 
-    def _frequencies(self, codes: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Stretches of [B, n, K, V] for codes [B, K, T], each with its first frame."""
+    def frequencies(self, codes: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What each code of blocks [B, K, T] is coded by: stretches of [B, n, K, V], each with its first frame."""
         batch, levels, num_frames = codes.shape
         stride = min(FRAMES_AT_ONCE, max(1, FREQUENCIES_AT_ONCE // (batch * levels * self.codebook_size)))
         state = self.lm.begin(batch, stride)
         shifted = torch.nn.functional.pad(codes[..., :-1] + 1, (1, 0)).to(self.lm.device)
         for begin in range(0, num_frames, stride):
-            yield begin, self.lm.step(shifted[..., begin : begin + stride], state).cpu()
+            yield begin, self.lm.step(shifted[..., begin : begin + stride], state)
 
     def _decode(self, payloads: list[bytes], num_codebooks: int, num_frames: list[int]) -> list[NDArray[np.uint16]]:
         """Blocks in lockstep, the longest one first: those that end leave the batch from its end."""
-        decoders = [_BlockDecoder(payload) for payload in payloads]
+        readers = [PayloadReader(payload) for payload in payloads]
         codes = np.zeros((len(payloads), num_codebooks, num_frames[0]), np.int32)
         state = self.lm.begin(len(payloads))
         shifted = torch.zeros(len(payloads), num_codebooks, 1, dtype=torch.int64)
@@ -116,41 +113,11 @@ class IntegerCoder:
                 state, shifted = state.first(active), shifted[:active]
             frequencies = self.lm.step(shifted.to(self.lm.device), state)[:, 0].cpu().numpy()  # [B, K, V]
             for row in range(active):
-                codes[row, :, frame] = decoders[row].next_codes(frequencies[row])
+                codes[row, :, frame] = readers[row].read(frequencies[row])
             shifted = torch.from_numpy(codes[:active, :, frame : frame + 1].astype(np.int64) + 1)
-        for decoder in decoders:
-            decoder.finish()
+        for reader in readers:
+            reader.finish()
         return [row[:, :length].astype(np.uint16) for row, length in zip(codes, num_frames, strict=True)]
-
-
-class _BlockDecoder:
-    """The codes of one payload, which are encoded again on the way: only what `encode` writes is read."""
-
-    def __init__(self, payload: bytes) -> None:
-        if len(payload) % WORD_BYTES:
-            raise BitstreamError(f"a block of {len(payload)} bytes: the range coder writes words of {WORD_BYTES}")
-        self._payload = payload
-        self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
-        self._encoder = constriction.stream.queue.RangeEncoder()
-
-    def next_codes(self, frequencies: NDArray[np.float32]) -> NDArray[np.int32]:
-        """[K] codes of a frame by their frequencies [K, V]."""
-        try:
-            codes: NDArray[np.int32] = self._decoder.decode(_FAMILY, frequencies)
-        except AssertionError as error:  # constriction's word for bits that no code has
-            raise BitstreamError("a block holds bits that no codes would give") from error
-        self._encoder.encode(codes, _FAMILY, frequencies)
-        return codes
-
-    def finish(self) -> None:
-        """Raise BitstreamError unless the payload is that of the codes that it gave."""
-        if _written(self._encoder) != self._payload:
-            raise BitstreamError("a block has other bytes than its codes would give")
-
-
-def _written(encoder: Any) -> bytes:
-    words: bytes = encoder.get_compressed().astype("<u4").tobytes()
-    return words
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:

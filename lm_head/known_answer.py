@@ -35,6 +35,7 @@ def require_known_answer(lm: IntegerLM, expected: str) -> None:
     """Raise CheckpointError where this machine gives another answer than the one that made the model."""
     if known_answer(lm) != expected:
         raise CheckpointError(
-            "this machine does not compute the language model as the one that made it did: streams written here could "
-            "not be read there. Please report the processor, and torch.__config__.show()"
+            "the language model does not give its known answer: its files were changed, or this machine computes it in "
+            "another way than the one that made it, and neither could read what the other writes. If the files are as "
+            "they were, please report the processor and torch.__config__.show()"
         )

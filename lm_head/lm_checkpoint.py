@@ -23,6 +23,7 @@ from tokenizer.errors import CheckpointError
 
 MODELS = Path(__file__).parent / "models"
 FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class LMCard:
 
 def bundled_lms() -> list[str]:
     """Names that `load_lm` and `load_coder` know."""
-    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+    return sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG_NAME}"))
 
 
 def save_lm(lm: LanguageModel, directory: str | Path, card: LMCard, steps: Tensor | None = None) -> None:
@@ -70,7 +71,7 @@ def save_lm(lm: LanguageModel, directory: str | Path, card: LMCard, steps: Tenso
         config["known_answer"] = known_answer(IntegerLM(weights))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     (directory / SAFETENSORS_NAME).write_bytes(save(tensors))
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_lm(source: str | Path) -> LanguageModel:
@@ -138,16 +139,37 @@ def read_lm_card(source: str | Path) -> LMCard:
     return LMCard(str(config.get("name")), config["codec"])
 
 
+def has_integer_form(source: str | Path) -> bool:
+    """Whether `load_coder` is for it.
+
+    Raises:
+        CheckpointError: no such model, or damaged.
+    """
+    return bool(_read_config(source)[1]["form"] == "integer")
+
+
+def lm_directory(source: str | Path) -> Path:
+    """Where a language model lies.
+
+    Args:
+        source: a bundled name, or a directory.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if str(source) not in bundled_lms():
+        raise CheckpointError(
+            f"no language model {str(source)[:200]!r}: not a directory, and the bundled ones are "
+            f"{', '.join(bundled_lms()) or 'none'}"
+        )
+    return MODELS / str(source)
+
+
 def _read_config(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    directory = Path(source)
-    if not directory.is_dir():
-        if str(source) not in bundled_lms():
-            raise CheckpointError(
-                f"no language model {str(source)[:200]!r}: not a directory, and the bundled ones are "
-                f"{', '.join(bundled_lms()) or 'none'}"
-            )
-        directory = MODELS / str(source)
-    config = read_json(directory / "config.json")
+    directory = lm_directory(source)
+    config = read_json(directory / CONFIG_NAME)
     if config.get("format") != FORMAT_VERSION or config.get("form") not in ("integer", "float"):
         raise CheckpointError(f"{directory}: not a language model of format {FORMAT_VERSION}")
     return directory, config

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_head.qtn import MAX_FRAMES_PER_BLOCK, Codes
-from tokenizer.errors import BitstreamError, CodesError
+from lm_head.range_coder import Frequencies, PayloadReader, PayloadWriter
+from tokenizer.errors import CodesError
 
 # Every code begins with a frequency of 1 and gains this much whenever it occurs. Of 1, 2, 4 ... 64, on speech of 10-bit
 # codes in clips of 5 s, 2 gave the fewest bits at 3 and 6 kbps, and was within 0.3 % of the best at 1.5 and 12. A block
 # is too short for frequencies to be halved in it: they add up to less than 2 ** 17, and the coder has 24 bits.
 INCREMENT = 2
 FREQUENCIES_AT_ONCE = 2**20  # what fits into caches
-_WORD_BYTES = 4  # of the range coder
-_FAMILY = constriction.stream.model.Categorical(perfect=False)  # as in `integer_coder`
-
-Frequencies = NDArray[np.float32]  # integers below 2 ** 24, which float32 holds exactly
 
 
 class OrderZeroCoder:
@@ -63,10 +58,10 @@ class OrderZeroCoder:
             raise CodesError(f"a block of {list(block.shape)}, allowed is {[self.num_codebooks, self.max_frames]}")
         if block.size and int(block.max()) >= self.codebook_size:
             raise CodesError(f"codes up to {block.max()}, allowed is up to {self.codebook_size - 1}")
-        encoder = constriction.stream.queue.RangeEncoder()
+        writer = PayloadWriter()
         for codes, frequencies in self._stretches(block):
-            encoder.encode(codes, _FAMILY, frequencies)
-        return _written(encoder)
+            writer.write(codes, frequencies)
+        return writer.payload()
 
     def _stretches(self, block: Codes) -> Iterator[tuple[NDArray[np.int32], Frequencies]]:
         """Codes [n * K] of a block in their order, and the frequencies [n * K, V] that each of them met."""
@@ -82,26 +77,15 @@ class OrderZeroCoder:
             yield frames.astype(np.int32).flatten(), met.reshape(-1, self.codebook_size)
 
     def _decode(self, payload: bytes, num_codebooks: int, num_frames: int) -> Codes:
-        if len(payload) % _WORD_BYTES:
-            raise BitstreamError(f"a block of {len(payload)} bytes: the range coder writes words of {_WORD_BYTES}")
-        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        reader = PayloadReader(payload)
         counts, levels = self._begin(num_codebooks), np.arange(num_codebooks)
         block = np.empty((num_codebooks, num_frames), np.uint16)
         for frame in range(num_frames):
-            try:
-                codes = decoder.decode(_FAMILY, counts)
-            except AssertionError as error:  # constriction's word for bits that no code has
-                raise BitstreamError("a block holds bits that no codes would give") from error
+            codes = reader.read(counts)
             block[:, frame] = codes
             counts[levels, codes] += INCREMENT
-        if self._encode(block) != payload:
-            raise BitstreamError("a block has other bytes than its codes would give")
+        reader.finish()
         return block
 
     def _begin(self, num_codebooks: int) -> Frequencies:
         return np.ones((num_codebooks, self.codebook_size), np.float32)
-
-
-def _written(encoder: Any) -> bytes:
-    words: bytes = encoder.get_compressed().astype("<u4").tobytes()
-    return words

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_head.integer_coder import IntegerCoder
-from lm_head.lm_checkpoint import MODELS, load_coder
+from lm_head.lm_checkpoint import CONFIG_NAME, lm_directory, load_coder
 from tokenizer import CheckpointError
 from tokenizer.checkpoint_file import SAFETENSORS_NAME
-
-CONFIG_NAME = "config.json"
-
-
-def lm_directory(lm: str | Path) -> Path:
-    """Where a language model lies: a directory, or that of a bundled name."""
-    return Path(lm) if Path(lm).is_dir() else MODELS / lm
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,12 @@ def evaluate_lm_command(
     check_dataset(dataset)
     from rich.console import Console
 
-    from lm_head.lm_checkpoint import load_coder, load_token_lm
+    from lm_head.lm_checkpoint import has_integer_form, load_coder, load_token_lm
     from pipelines.lm_evaluation import evaluate_lm
     from pipelines.lm_evaluation_table import lm_evaluation_table
 
     model = load_token_lm(lm)
-    coder = load_coder(lm) if _is_in_integers(lm) else None
+    coder = load_coder(lm) if has_integer_form(lm) else None
     evaluation = evaluate_lm(
         model, dataset, bandwidths_kbps=bandwidth or None, limit=limit, coder=coder, shown=not quiet
     )
@@ -43,11 +43,3 @@ def evaluate_lm_command(
     Console().print(lm_evaluation_table(evaluation))
     if output is not None:
         evaluation.write(output)
-
-
-def _is_in_integers(lm: str) -> bool:
-    """Whether a language model that could be loaded is a coder too."""
-    from pipelines.carried_lm import CONFIG_NAME, lm_directory
-    from tokenizer.checkpoint_file import read_json
-
-    return bool(read_json(lm_directory(lm) / CONFIG_NAME)["form"] == "integer")

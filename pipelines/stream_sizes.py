@@ -13,19 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from lm_head.block_coder import LOCKSTEP_BLOCKS, BlockCoder
 from lm_head.compression import CodecIdentity, compress_many
 from lm_head.decompression import decompress_many
 from lm_head.integer_coder import IntegerCoder
-from lm_head.integer_lm import IntegerLM
 from lm_head.order_zero_coder import OrderZeroCoder
 from pipelines.progress import Progress
 from pipelines.stored_codes import StoredUtterance
 from tokenizer import BitstreamError
 
-FRAMES_AT_ONCE = 64  # of the integer model: what fits into caches
 NUM_READ_AGAIN = 8  # utterances, spread over the dataset
 
 Bits = npt.NDArray[np.float64]
@@ -107,7 +104,7 @@ def measure_streams(
             streams = compress_many([each.encoded() for each in bundle], codec, model, frames_per_block)
             num_bytes[kind] += sum(map(len, streams))
         for each in bundle:
-            for bits in frequency_bits(coder.lm, each.codes, codec.frames_per_block):
+            for bits in frequency_bits(coder, each.codes, codec.frames_per_block):
                 integer_bits += bits.sum(axis=1)
             progress.advance(files=1, seconds=each.num_samples / codec.sample_rate)
     _read_again(coder, utterances, codec)
@@ -122,11 +119,11 @@ def measure_streams(
     )
 
 
-def frequency_bits(lm: IntegerLM, codes: npt.NDArray[np.integer], block_frames: int) -> Iterator[Bits]:
+def frequency_bits(coder: IntegerCoder, codes: npt.NDArray[np.integer], block_frames: int) -> Iterator[Bits]:
     """What each code of an utterance costs by an integer model's frequencies, before they become bytes.
 
     Args:
-        lm: a model.
+        coder: of the model.
         codes: [K, T].
         block_frames: at which the model starts afresh.
 
@@ -134,15 +131,13 @@ def frequency_bits(lm: IntegerLM, codes: npt.NDArray[np.integer], block_frames: 
         [K, up to block_frames] bits.
     """
     for start in range(0, codes.shape[1], block_frames):
-        block = torch.from_numpy(codes[None, :, start : start + block_frames].astype(np.int64)).to(lm.device)
-        shifted = functional.pad(block[..., :-1] + 1, (1, 0))
-        state = lm.begin(1, FRAMES_AT_ONCE)
+        block = torch.from_numpy(codes[None, :, start : start + block_frames].astype(np.int64))
         pieces = []
-        for piece, own in zip(*(torch.split(x, FRAMES_AT_ONCE, dim=-1) for x in (shifted, block[0])), strict=True):
-            frequencies = lm.step(piece, state)[0]  # [n, K, V], which add up to at most 2 ** 24: exactly
-            mine = frequencies.gather(-1, own.T[..., None])[..., 0].double()
-            pieces.append((frequencies.sum(dim=-1).double() / mine).log2())
-        bits: Bits = torch.cat(pieces).T.cpu().numpy()
+        for begin, frequencies in coder.frequencies(block):
+            rows = frequencies[0].cpu()  # [n, K, V], which add up to at most 2 ** 24: exactly
+            own = block[0, :, begin : begin + len(rows)].T
+            pieces.append((rows.sum(dim=-1).double() / rows.gather(-1, own[..., None])[..., 0].double()).log2())
+        bits: Bits = torch.cat(pieces).T.numpy()
         yield bits
 
 

@@ -200,8 +200,10 @@ def test_a_carried_model_is_the_one_that_was_read(lm_dir, tmp_path):
     carried = CarriedLM.read(tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy")
     assert carried.coder().identity == load_coder(lm_dir).identity
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="no language model 'nothing'"):
         CarriedLM.read("nothing")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        CarriedLM.read(tmp_path)
 
 
 def test_a_job_compresses_and_resumes(ray_session, speech_folder, tiny_codec_dir, lm_dir, tmp_path):

@@ -83,7 +83,7 @@ def test_bits_of_frequencies_are_those_of_the_bytes_and_near_those_in_floats():
     """Block by block from a fresh state, in a model with something to see."""
     coder = make_coder(knows=False)
     codes = UTTERANCES[0].codes
-    blocks = list(frequency_bits(coder.lm, codes, 40))
+    blocks = list(frequency_bits(coder, codes, 40))
     assert [bits.shape for bits in blocks] == [(4, 40), (4, 40), (4, 20)]
     for start, bits in zip((0, 40, 80), blocks, strict=True):
         payload = coder.encode([codes[:, start : start + 40]])[0]
