@@ -24,6 +24,17 @@ def write_audio_folder(folder, ids, sample_rate=24000):
     return waveforms
 
 
+def info_of(codec, codec_dir, num_codebooks):
+    """What dataset.json says of a dataset of this codec."""
+    return DatasetInfo(
+        codec={**codec.card(), "source": str(codec_dir)},
+        bandwidth_kbps=codec.spec.level_kbps * num_codebooks,
+        num_codebooks=num_codebooks,
+        resampler=RESAMPLER,
+        plan_sha256="",
+    )
+
+
 def write_dataset(root, codec_dir, waveforms, *, audio_folder=None, errors=(), num_codebooks=None, rows_per_part=4):
     """A dataset of format 1 with these waveforms (id -> [S] at the codec's rate); returns its codes [K, T] by id.
 
@@ -38,20 +49,13 @@ def write_dataset(root, codec_dir, waveforms, *, audio_folder=None, errors=(), n
     """
     codec = load_codec(codec_dir)
     levels = num_codebooks or codec.spec.num_codebooks
-    card = {**codec.card(), "source": str(codec_dir)}
-    info = DatasetInfo(
-        codec=card,
-        bandwidth_kbps=codec.spec.level_kbps * levels,
-        num_codebooks=levels,
-        resampler=RESAMPLER,
-        plan_sha256="",
-    )
+    info = info_of(codec, codec_dir, levels)
     root = str(root)
     write_dataset_info(root, info)
     folder = Path(audio_folder) if audio_folder is not None else Path("/nowhere")
     rows = [_row(codec, levels, name, str(folder / name), samples) for name, samples in waveforms.items()]
     for unit, start in enumerate(range(0, len(rows), rows_per_part)):
-        part = encode_part(rows[start : start + rows_per_part], codec.spec, levels, card)
+        part = encode_part(rows[start : start + rows_per_part], codec.spec, levels, info.codec)
         storage.commit(storage.join(root, "parts", part_name(unit)), part)
     if errors:
         content = encode_errors([ErrorRow(name, str(folder / name), kind, text) for name, kind, text in errors])

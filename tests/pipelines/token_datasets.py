@@ -3,27 +3,21 @@
 import numpy as np
 
 from pipelines import storage
-from pipelines.dataset_info import DatasetInfo, write_dataset_info
+from pipelines.dataset_info import write_dataset_info
 from pipelines.parts import TokenRow, encode_part, part_name
-from tokenizer import RESAMPLER, load_codec
+from tests.pipelines.small_datasets import info_of
+from tokenizer import load_codec
 
 
 def write_codes(root, codec_dir, utterances, *, rows_per_part=4):
     """A dataset of format 1 with these codes (id -> [K, T]), as if the codec had made them; returns its directory."""
     codec = load_codec(codec_dir)
     levels = len(next(iter(utterances.values())))
-    card = {**codec.card(), "source": str(codec_dir)}
-    info = DatasetInfo(
-        codec=card,
-        bandwidth_kbps=codec.spec.level_kbps * levels,
-        num_codebooks=levels,
-        resampler=RESAMPLER,
-        plan_sha256="",
-    )
+    info = info_of(codec, codec_dir, levels)
     write_dataset_info(str(root), info)
     rows = [_row(codec.spec, name, codes) for name, codes in utterances.items()]
     for unit, start in enumerate(range(0, len(rows), rows_per_part)):
-        part = encode_part(rows[start : start + rows_per_part], codec.spec, levels, card)
+        part = encode_part(rows[start : start + rows_per_part], codec.spec, levels, info.codec)
         storage.commit(storage.join(str(root), "parts", part_name(unit)), part)
     return str(root)
 
