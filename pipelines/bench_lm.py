@@ -23,7 +23,6 @@ from tokenizer.torchaudio_import import import_torchaudio
 
 Codes = NDArray[np.uint16]
 STREAMS = 8  # that are decoded in lockstep
-REFERENCE_SECONDS = 1.0  # of audio: step by step, its speed does not depend on the length
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +117,8 @@ def _rows(
     for direction, call in ours.items():
         calls = [call]
         if reference is not None:
-            part = codes[:1, :, : round(REFERENCE_SECONDS * frame_rate)]
-            calls.append(reference.call(direction, part, part.shape[-1] / frame_rate))
+            # All of the stream: the more context the model has, the slower it is, the original as well as ours.
+            calls.append(reference.call(direction, codes[:1], seconds))
         speeds, ratio = take_turns(calls, settings.rounds)
         reference_speed = speeds[1] if reference is not None else None
         rows.append(LMBenchRow(direction, codec.spec.level_kbps * levels, speeds[0], reference_speed, ratio, bits))
