@@ -63,6 +63,14 @@ class Layout(ABC):
         return codes
 
     @abstractmethod
+    def whole_frames(self, tokens: Tensor) -> Tensor:
+        """The tokens of the frames that are all there, where tokens break off anywhere: what `codes` then takes.
+
+        Raises:
+            CodesError: in this layout no frame is whole before the end.
+        """
+
+    @abstractmethod
     def _arrange(self, codes: Tensor) -> Tensor: ...
 
     @abstractmethod
@@ -100,6 +108,10 @@ class Parallel(Layout):
             self._refuse(tokens, f"[B, {self.num_codebooks}, T]")
         return tokens
 
+    def whole_frames(self, tokens: Tensor) -> Tensor:
+        """All of them."""
+        return tokens
+
 
 class Delay(Layout):
     """Step s holds level k of frame s - k, and the special token V where that frame is not there."""
@@ -127,6 +139,14 @@ class Delay(Layout):
         if not torch.equal(delayed(codes, self.codebook_size), tokens):
             raise CodesError(f"tokens in layout 'delay' must be {self.codebook_size} where there is no frame")
         return codes
+
+    def whole_frames(self, tokens: Tensor) -> Tensor:
+        """Those of which the last level has come."""
+        levels = self.num_codebooks
+        if tokens.ndim != 3 or tokens.shape[1] != levels:
+            self._refuse(tokens, f"[B, {levels}, steps]")
+        started = functional.pad(tokens, (0, max(0, levels - 1 - tokens.shape[2])), value=self.codebook_size)
+        return delayed(aligned(started), self.codebook_size)
 
 
 class _Sequence(Layout):
@@ -158,6 +178,10 @@ class Flatten(_Sequence):
         frames = tokens.reshape(len(tokens), self._num_frames(tokens), self.num_codebooks)
         return frames.transpose(1, 2) - self._offsets(tokens)
 
+    def whole_frames(self, tokens: Tensor) -> Tensor:
+        """Up to the last multiple of K."""
+        return tokens[:, : tokens.shape[1] // self.num_codebooks * self.num_codebooks]
+
 
 class CoarseFirst(_Sequence):
     """Level by level, the coarsest first: all frames of one, then all of the next."""
@@ -170,6 +194,10 @@ class CoarseFirst(_Sequence):
     def _restore(self, tokens: Tensor) -> Tensor:
         frames = self._num_frames(tokens)
         return tokens.reshape(len(tokens), self.num_codebooks, frames) - self._offsets(tokens)
+
+    def whole_frames(self, tokens: Tensor) -> Tensor:
+        """None: the finest level comes last."""
+        raise CodesError(f"tokens in layout 'coarse_first' break off after {tokens.shape[-1]}: no frame is whole yet")
 
 
 LAYOUTS: dict[str, type[Layout]] = {kind.name: kind for kind in (Parallel, Delay, Flatten, CoarseFirst)}

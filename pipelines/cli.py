@@ -20,7 +20,6 @@ from pipelines.cli_arguments import (
     Workers,
     check_codec,
     check_dataset,
-    check_source,
 )
 from pipelines.cli_bench import bench
 from pipelines.cli_compress import compress, decompress
@@ -28,7 +27,9 @@ from pipelines.cli_evaluate import evaluate
 from pipelines.cli_evaluate_lm import evaluate_lm_command
 from pipelines.cli_generate import generate
 from pipelines.cli_outcome import FAILED, run
+from pipelines.cli_tokenize import tokenize
 from pipelines.cli_train import train
+from pipelines.cli_verify import verify
 
 app = typer.Typer(
     name="quantone",
@@ -108,63 +109,6 @@ def codecs() -> None:
 
     Console().print(codecs_table())
     typer.echo(f"with weights: {', '.join(bundled_codecs())}; for the others bring yours, see docs/which_codec.md")
-
-
-@app.command()
-def tokenize(
-    source: Annotated[str, typer.Argument(help="Directory, file or glob of audio; local or s3://.")],
-    dataset: Annotated[str, typer.Argument(help="Directory or s3:// URI to write.")],
-    codec: Annotated[str, typer.Option(help="Bundled name, directory, file or hub name.")] = "speech_24khz",
-    bandwidth: Bandwidth = None,
-    num_workers: Workers = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPUs each process takes, such as 0.5.")] = 0.0,
-    batch_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one pass of the codec.")] = None,
-    unit_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one part of the dataset.")] = None,
-    compress_with: Annotated[
-        str | None, typer.Option("--compress", metavar="LM", help="Language model that compresses the codes.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Audio files to a token dataset.
-
-    Any wav, flac, mp3, ogg, opus or aiff file, of any sample rate and channel count.
-    A file that cannot be read becomes a row of the dataset's errors.
-    Interrupted? The same command goes on where it stopped.
-    With --compress each row has one .qtn stream and no columns of levels: smaller, but not for queries of codes.
-
-    Examples:
-      quantone tokenize speech/ tokens/
-      quantone tokenize "speech/**/*.flac" tokens/ --bandwidth 6
-      quantone tokenize speech/ archive/ --compress speech_24khz
-      quantone tokenize s3://bucket/speech s3://bucket/tokens --gpus-per-worker 1
-    """
-    check_source(source)
-    check_codec(codec)
-    from pipelines.corpus_job import tokenize_corpus
-
-    sizes = {"batch_seconds": batch_seconds, "unit_seconds": unit_seconds}
-    summary = tokenize_corpus(
-        source,
-        dataset,
-        codec=codec,
-        bandwidth_kbps=bandwidth,
-        num_workers=num_workers,
-        gpus_per_worker=gpus_per_worker,
-        compress_with=compress_with,
-        progress=not quiet,
-        **{name: value for name, value in sizes.items() if value is not None},
-    )
-    if quiet:
-        return
-    typer.echo(
-        f"{dataset}: {summary.num_ok} files tokenized, {summary.num_errors} errors, {summary.num_skipped} done before; "
-        f"{summary.audio_seconds / 3600:.2f} h of audio in {summary.wall_seconds:.1f} s "
-        f"({summary.real_time_factor:.0f}x real time)"
-    )
-    if summary.num_codes:
-        typer.echo(f"{summary.num_codes:,} codes at {summary.bits_per_code:.2f} bits each on disk")
-    if summary.num_errors:
-        typer.echo(f"what failed: quantone query {dataset} 'SELECT id, message FROM errors'")  # noqa: S608 - not run
 
 
 @app.command()
@@ -260,5 +204,5 @@ def report(
 
 app.command()(evaluate)
 app.command("evaluate-lm")(evaluate_lm_command)
-for command in (compress, decompress, generate):
+for command in (tokenize, verify, compress, decompress, generate):
     app.command()(command)

@@ -1,49 +1,58 @@
-"""The conductor of a corpus job: keeps Ray readers and encoders busy, and finds out which file a worker died of.
+"""The conductor of a corpus job: keeps Ray readers and encoders busy, and finds out which input a worker died of.
 
 Units go through in order, bundle by bundle: a reader task reads ahead, whichever encoder is free encodes, and a unit
 whose bundles are all encoded is committed by a task of its own. A worker that dies costs its bundle another try, on a
-new worker. After `TRIES` deaths the bundle is taken apart, and a file that kills its worker all alone, as often,
-becomes one error row. All retries are counted here and none by Ray, which would repeat some deaths for ever.
+new worker. After `TRIES` deaths the bundle is taken apart, and an input that kills its worker all alone, as often,
+becomes one error row; so does one that a worker does not get done with. All retries are counted here and none by Ray,
+which would repeat some deaths for ever.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ObjectLostError, RayError
 
-from pipelines import workers
+from pipelines import bundle_reader, encoder, unit_commit
+from pipelines.bundle_reader import ReadSettings, Work, file_of
+from pipelines.encoder import BundleCount, EncodedBundle, EncodeSettings
+from pipelines.encoder_pool import ENCODER_CPUS, READER_CPUS, EncoderPool
+from pipelines.job_metrics import JobMetrics
 from pipelines.parts import ErrorRow
-from pipelines.plan import cut_bundles
+from pipelines.plan import Plan, cut_bundles
 from pipelines.progress import Progress
-from pipelines.sources import SourceFile
-from pipelines.workers import BundleCount, Target, UnitResult
+from pipelines.unit_commit import Target, UnitInputs, UnitResult
+from pipelines.worker_deaths import cause_of, death_row, reason_of, worker_died
+from pipelines.worker_watch import WorkerWatch
 from tokenizer import Codec, DatasetError, QuantoneError
 
 TRIES = 3
-# Half a core for an encoder and half for a reader: with fewer than two encoders a core, a reader always finds room.
-ENCODER_CPUS = READER_CPUS = 0.5
+METRICS_EVERY_S = 2.0
+FALSE_STARTS = 10  # calls that were lost before they began, as when a machine goes away with many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
     """Who does the work, and in what portions; none of it changes a code beyond floating point."""
 
-    num_workers: int  # encoders
+    num_workers: int | None  # encoders; None for as many as the cluster holds, at any time
     gpus_per_worker: float
-    batch_seconds: float  # of audio with padding in one pass of the codec
-    bundle_seconds: float  # of audio, estimated, that one reader hands to one encoder
+    read: ReadSettings
+    encode: EncodeSettings
+    file_timeout_s: float  # for one input to be read, and for one batch to be encoded beyond its length
 
 
 @dataclass(slots=True, eq=False)
 class _Unit:
     number: int
-    files: Sequence[SourceFile]
+    inputs: UnitInputs
+    work: Sequence[Work]
     open_bundles: int = 0
     encoded: list[Any] = field(default_factory=list)  # references of EncodedBundle
     tries: int = 0
@@ -52,155 +61,202 @@ class _Unit:
 @dataclass(slots=True, eq=False)
 class _Bundle:
     unit: _Unit
-    files: Sequence[SourceFile]
+    work: Sequence[Work]
     num_reading: int = 0
-    read: list[Any] = field(default_factory=list)  # references of lists of ReadFile and ErrorRow
+    read: list[Any] = field(default_factory=list)  # references of lists of ReadAudio and ErrorRow
+    num_unfinished: int = 0
     tries: int = 0  # of encoding
+    false_starts: int = 0
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A stretch of a bundle that one reader task has."""
+
+    bundle: _Bundle
+    work: Sequence[Work]
+    tries: int = 0
+    false_starts: int = 0
 
 
 class Conductor:
     """Runs the units of one job on Ray; the number of bundles in flight is bounded, and memory with it."""
 
-    def __init__(self, codec: Codec, target: Target, crew: Crew, progress: Progress) -> None:
-        self._spec, self._target, self._crew, self._progress = codec.spec, target, crew, progress
+    def __init__(self, codec: Codec, target: Target, crew: Crew, progress: Progress, metrics: JobMetrics) -> None:
+        self._target, self._crew, self._progress, self._metrics = target, crew, progress, metrics
         self._codec = ray.put(codec)  # held here, so that a new encoder can start anywhere at any time
-        self._reader: Any = ray.remote(num_cpus=READER_CPUS, max_retries=0, num_returns=2)(workers.read_bundle)
-        self._committer: Any = ray.remote(num_cpus=0, max_retries=0)(workers.commit_unit)
+        self._reader: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=0)(bundle_reader.read_bundle)
+        self._committer: Any = ray.remote(num_cpus=0, max_retries=0)(unit_commit.commit_unit)
         self._encoder: Any = ray.remote(
             num_cpus=ENCODER_CPUS, num_gpus=crew.gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
-        )(workers.Encoder)
-        self._encoders: set[Any] = set()  # alive or starting
-        self._idle: deque[Any] = deque()
+        )(encoder.Encoder)
+        self._pool = EncoderPool(self._new_encoder, crew.num_workers, crew.gpus_per_worker, progress)
+        self._watch = WorkerWatch(crew.file_timeout_s)
         self._readable: deque[_Bundle] = deque()  # read, waiting for an encoder
         self._again: deque[_Bundle] = deque()
         self._in_flight = 0  # bundles being read, waiting or being encoded
         self._committing = 0
-        self._failed_starts = 0
+        self._failed_starts, self._tell_at = 0, 0.0
+        self._exhausted = False  # no bundle is left that has never been read
         self._running: dict[Any, Callable[[Any], UnitResult | None]] = {}  # reference -> what to do when it is there
 
-    def run(self, units: Iterable[tuple[int, Sequence[SourceFile]]]) -> Iterator[UnitResult]:
-        """Read, encode and commit units, given as (number, files); yields the result of each as it is committed.
+    def run(self, plan: Plan, pending: Iterable[int]) -> Iterator[UnitResult]:
+        """Read, encode and commit units of a plan; yields the result of each as it is committed.
 
         Raises:
             DatasetError: a part cannot be written.
             QuantoneError: no encoder can start.
         """
-        waiting = self._cut(units)
+        waiting = self._cut(plan, pending)
         try:
-            for _ in range(self._crew.num_workers):
-                self._start_encoder()
             while self._feed(waiting):
-                finished, _ = ray.wait(list(self._running), num_returns=1, fetch_local=False)
-                result = self._running.pop(finished[0])(finished[0])
-                if result is not None:
-                    yield result
+                finished, _ = ray.wait(list(self._running), num_returns=1, timeout=1.0, fetch_local=False)
+                for done in finished:
+                    result = self._running.pop(done)(done)
+                    if result is not None:
+                        yield result
+                self._watch.stop_late_calls()
+                self._tell()
         finally:
-            for encoder in self._encoders:
-                ray.kill(encoder)
+            self._pool.end()
 
-    def _cut(self, units: Iterable[tuple[int, Sequence[SourceFile]]]) -> Iterator[_Bundle]:
-        for number, files in units:
-            yield from self._bundles(_Unit(number, files))
+    def _cut(self, plan: Plan, pending: Iterable[int]) -> Iterator[_Bundle]:
+        for number in pending:
+            files = plan.unit(number)
+            names, uris = [file.id for file in files], [file.uri for file in files]
+            extra = plan.extra(number)  # noqa: S610 - a method of Plan, not of Django
+            yield from self._bundles(_Unit(number, UnitInputs(number, names, uris, extra), files))
+        self._exhausted = True
 
     def _bundles(self, unit: _Unit) -> list[_Bundle]:
-        bundles = [_Bundle(unit, files) for files in cut_bundles(unit.files, self._crew.bundle_seconds)]
+        files = [file_of(item) for item in unit.work]
+        bundles = [_Bundle(unit, some) for some in cut_bundles(files, self._crew.read.bundle_seconds)]
         unit.open_bundles = len(bundles)
         return bundles
 
     def _feed(self, waiting: Iterator[_Bundle]) -> bool:
         """Give everybody something to do; False when all is done."""
-        while self._in_flight < 2 * self._crew.num_workers + 2:
+        for started, ready in self._pool.start_missing():
+            self._running[ready] = partial(self._encoder_started, started)
+        while self._in_flight < 2 * len(self._pool) + 2:
             bundle = self._again.popleft() if self._again else next(waiting, None)
             if bundle is None:
                 break
             self._in_flight += 1
             bundle.read.clear()
-            self._read(bundle, bundle.files)
-        while self._readable and self._idle:
-            self._encode(self._readable.popleft(), self._idle.popleft())
+            self._read(_Reading(bundle, bundle.work))
+        if self._exhausted and not self._again:
+            self._pool.let_go(self._in_flight)
+        while self._readable:
+            free = self._pool.take()
+            if free is None:
+                break
+            self._encode(self._readable.popleft(), free)
         # What else may be running is encoders that start too late to be of use.
         return self._in_flight + self._committing > 0
 
-    def _start_encoder(self) -> None:
-        encoder = self._encoder.remote(
-            self._codec,
-            self._target.num_codebooks,
-            self._crew.batch_seconds,
-            lm=self._target.lm,
-            device="cuda" if self._crew.gpus_per_worker > 0 else "cpu",
-        )
-        self._encoders.add(encoder)
-        self._running[encoder.ready.remote()] = partial(self._encoder_started, encoder)
+    def _new_encoder(self) -> Any:
+        device = "cuda" if self._crew.gpus_per_worker > 0 else "cpu"
+        return self._encoder.remote(self._codec, self._crew.encode, lm=self._target.lm, device=device)
 
-    def _encoder_started(self, encoder: Any, ready: Any) -> None:
+    def _encoder_started(self, started: Any, ready: Any) -> None:
         try:
             ray.get(ready)
         except RayError as error:
             self._failed_starts += 1
             if self._failed_starts >= TRIES:  # no GPU, a missing package: every file would meet it alike
-                raise QuantoneError(f"an encoder cannot start: {_reason(error)}") from error
-            self._drop(encoder)
-            self._start_encoder()
+                raise QuantoneError(f"an encoder cannot start: {reason_of(error)}") from error
+            self._pool.drop(started)
         else:
             self._failed_starts = 0
-            self._idle.append(encoder)
+            self._pool.rest(started)
 
-    def _drop(self, encoder: Any) -> None:
-        self._encoders.discard(encoder)
-        ray.kill(encoder)
+    def _read(self, reading: _Reading) -> None:
+        call = self._watch.new_call()
+        done, read = self._reader.remote(reading.work, self._crew.read, call.sender)
+        call.stop = partial(ray.cancel, done, force=True)
+        reading.bundle.num_reading += 1
+        self._running[done] = partial(self._read_done, reading, read, call.name)
 
-    def _read(self, bundle: _Bundle, files: Sequence[SourceFile], tries: int = 0) -> None:
-        done, read = self._reader.remote(files, self._spec)
-        bundle.num_reading += 1
-        self._running[done] = partial(self._read_done, bundle, files, read, tries + 1)
-
-    def _read_done(self, bundle: _Bundle, files: Sequence[SourceFile], read: Any, tries: int, done: Any) -> None:
+    def _read_done(self, reading: _Reading, read: Any, call: str, done: Any) -> None:
+        bundle = reading.bundle
         bundle.num_reading -= 1
+        begun, late_at = self._watch.ended(call, done)
         try:
-            ray.get(done)
+            count: bundle_reader.ReadCount = ray.get(done)
             bundle.read.append(read)
+            self._go_on_with(bundle, count.unfinished)
         except RayError as error:
-            if not _worker_died(error):
+            if late_at is None and not worker_died(error):
                 raise  # a mistake of ours or of the installation: other files would meet it too
-            if tries < TRIES:
-                self._read(bundle, files, tries)
-            elif len(files) > 1:
-                for file in files:
-                    self._read(bundle, [file])
-            else:
-                bundle.read.append([_death(files[0], "reading", error)])
+            self._read_failed(reading, error, begun=begun, late_at=late_at)
         if bundle.num_reading == 0:
             self._readable.append(bundle)
 
-    def _encode(self, bundle: _Bundle, encoder: Any) -> None:
-        done, encoded = encoder.encode_bundle.options(num_returns=2).remote(*bundle.read)
-        self._running[done] = partial(self._encode_done, bundle, encoder, encoded)
+    def _go_on_with(self, bundle: _Bundle, unfinished: Sequence[Work]) -> None:
+        """The rest of long inputs is a bundle of its own, and the next one."""
+        if unfinished:
+            bundle.num_unfinished += len(unfinished)
+            bundle.unit.open_bundles += 1
+            self._again.appendleft(_Bundle(bundle.unit, unfinished))
 
-    def _encode_done(self, bundle: _Bundle, encoder: Any, encoded: Any, done: Any) -> None:
+    def _read_failed(self, reading: _Reading, error: RayError, *, begun: bool, late_at: int | None) -> None:
+        bundle, work = reading.bundle, reading.work
+        if late_at is not None:  # who it was is known
+            bundle.read.append([self._late_row(work[late_at], "reading")])
+            rest = [*work[:late_at], *work[late_at + 1 :]]
+            if rest:
+                self._read(_Reading(bundle, rest, reading.tries))
+            return
+        reading.tries += begun
+        reading.false_starts += not begun
+        if reading.tries < TRIES and reading.false_starts < FALSE_STARTS:
+            self._read(reading)
+        elif len(work) > 1:
+            for item in work:
+                self._read(_Reading(bundle, [item]))
+        else:
+            bundle.read.append([death_row(file_of(work[0]), "reading", error, TRIES)])
+
+    def _encode(self, bundle: _Bundle, free: Any) -> None:
+        call = self._watch.new_call()
+        done, encoded = free.encode_bundle.options(num_returns=2).remote(call.sender, *bundle.read)
+        call.stop = partial(self._pool.drop, free)
+        self._running[done] = partial(self._encode_done, bundle, free, encoded, call.name)
+
+    def _encode_done(self, bundle: _Bundle, used: Any, encoded: Any, call: str, done: Any) -> None:
         self._in_flight -= 1
+        begun, late_at = self._watch.ended(call, done)
         try:
             count: BundleCount = ray.get(done)
         except RayError as error:
-            self._drop(encoder)  # even where it lives: an error inside the codec may leave a device unusable
-            self._start_encoder()
-            self._encode_failed(bundle, error)
+            self._pool.drop(used)  # even where it lives: an error inside the codec may leave a device unusable
+            self._encode_failed(bundle, error, begun=begun, late=late_at is not None)
             return
-        self._idle.append(encoder)
+        self._pool.rest(used)
         self._close(bundle, encoded, count)
 
-    def _encode_failed(self, bundle: _Bundle, error: RayError) -> None:
-        bundle.tries += 1
-        if bundle.tries < TRIES:
-            self._again.append(bundle)
-        elif len(bundle.files) > 1:
-            bundle.unit.open_bundles += len(bundle.files) - 1
-            self._again.extend(_Bundle(bundle.unit, [file]) for file in bundle.files)
+    def _encode_failed(self, bundle: _Bundle, error: RayError, *, begun: bool, late: bool) -> None:
+        bundle.tries += TRIES if late else begun or not worker_died(error)
+        bundle.false_starts += not begun
+        if bundle.tries < TRIES and bundle.false_starts < FALSE_STARTS:
+            self._again.append(bundle)  # to be read again: what had been read may have gone away with a machine
+        elif len(bundle.work) > 1:
+            bundle.unit.open_bundles += len(bundle.work) - 1
+            self._again.extend(_Bundle(bundle.unit, [item]) for item in bundle.work)
         else:
-            row = _death(bundle.files[0], "encoding", error)
-            self._close(bundle, workers.EncodedBundle([row], 0.0), BundleCount(0, 1, 0.0))
+            file = file_of(bundle.work[0])
+            row = self._late_row(file, "encoding") if late else death_row(file, "encoding", error, TRIES)
+            self._close(bundle, EncodedBundle([row]), BundleCount(0, Counter([row.error]), 0.0))
+
+    def _late_row(self, item: Work, doing: str) -> ErrorRow:
+        file = file_of(item)
+        return ErrorRow(file.id, file.uri, "timed_out", f"{doing} it took longer than {self._crew.file_timeout_s:g} s")
 
     def _close(self, bundle: _Bundle, encoded: Any, count: BundleCount) -> None:
-        self._progress.advance(count.num_ok + count.num_errors, count.audio_seconds, count.num_errors)
+        num_errors = sum(count.errors.values())
+        self._progress.advance(len(bundle.work) - bundle.num_unfinished, count.audio_seconds, num_errors)
+        self._metrics.files_done(count.num_ok, count.errors, count.audio_seconds)
         bundle.read.clear()
         unit = bundle.unit
         unit.encoded.append(encoded)
@@ -209,8 +265,7 @@ class Conductor:
             self._commit(unit)
 
     def _commit(self, unit: _Unit) -> None:
-        order = [file.id for file in unit.files]
-        done = self._committer.remote(unit.number, order, self._target, *unit.encoded)
+        done = self._committer.remote(unit.inputs, self._target, *unit.encoded)
         self._committing += 1
         self._running[done] = partial(self._committed, unit)
 
@@ -221,8 +276,9 @@ class Conductor:
         except RayError as error:
             unit.tries += 1
             if unit.tries >= TRIES:
-                raise DatasetError(f"{self._target.dataset}: a part cannot be written: {_reason(error)}") from error
-            if isinstance(_cause(error), ObjectLostError):  # a machine is gone, with codes on it
+                message = f"{self._target.dataset}: a part cannot be written: {reason_of(error)}"
+                raise DatasetError(message) from error
+            if isinstance(cause_of(error), ObjectLostError):  # a machine is gone, with codes on it
                 unit.encoded.clear()
                 self._again.extend(self._bundles(unit))
             else:
@@ -230,25 +286,17 @@ class Conductor:
             return None
         return result
 
-
-def _cause(error: RayError) -> BaseException:
-    return error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
-
-
-def _worker_died(error: RayError) -> bool:
-    """Whether the process or machine went away under the task, as against an exception that its code raised."""
-    return isinstance(_cause(error), (RayActorError, WorkerCrashedError, OutOfMemoryError, ObjectLostError))
-
-
-def _reason(error: RayError) -> str:
-    cause = _cause(error)
-    lines = str(cause).strip().splitlines() or [repr(cause)]
-    return f"{type(cause).__name__}: {lines[-1]}"  # of a remote traceback, the last line says what happened
-
-
-def _death(file: SourceFile, doing: str, error: RayError) -> ErrorRow:
-    cause = _cause(error)
-    if _worker_died(error):
-        message = f"the worker {doing} it died {TRIES} times: {type(cause).__name__}"
-        return ErrorRow(file.id, file.uri, "killed_worker", message)
-    return ErrorRow(file.id, file.uri, type(cause).__name__, str(cause) or repr(cause))
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now < self._tell_at:
+            return
+        self._tell_at = now + METRICS_EVERY_S
+        waiting, encoding = len(self._readable), self._pool.num_busy
+        self._metrics.queue_depths(
+            reading=self._in_flight - waiting - encoding,
+            waiting=waiting,
+            encoding=encoding,
+            committing=self._committing,
+        )
+        self._metrics.encoders(alive=len(self._pool), busy_share=self._pool.busy_share())
+        self._metrics.real_time_factor(self._progress.real_time_factor)

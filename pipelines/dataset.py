@@ -8,45 +8,48 @@ import polars as pl
 
 from pipelines import storage
 from pipelines.dataset_info import read_dataset_info
+from pipelines.part_file import list_parts, part_files
+from pipelines.verified_scan import scan_parts
 from tokenizer.errors import DatasetError
 
+__all__ = ["list_parts", "open_dataset", "open_errors", "query_dataset"]
 
-def open_dataset(dataset: str | Path) -> pl.LazyFrame:
+
+def open_dataset(dataset: str | Path, *, verify: bool = True) -> pl.LazyFrame:
     """The rows of all committed parts, read when a query asks for them, and only the columns that it needs.
 
     Args:
         dataset: directory or s3:// URI.
+        verify: check every byte that a query reads against the commit records; a query that meets damage raises
+            DatasetError. False scans the files with Polars alone, which returns damaged codes without a word.
 
     Raises:
-        DatasetError: no dataset, or no part in it yet.
+        DatasetError: no dataset, no part in it yet, or the first part is damaged.
     """
     read_dataset_info(dataset)
-    return _scan(dataset, "parts")
+    if not list_parts(dataset):
+        raise DatasetError(f"{dataset} has no parts yet: run `quantone tokenize` to the end")
+    return scan_parts(part_files(dataset)) if verify else _scan_natively(dataset)
 
 
 def open_errors(dataset: str | Path) -> pl.LazyFrame:
     """The inputs that did not work: id, uri, error (class) and message; no rows where all did.
 
     Raises:
-        DatasetError: no dataset.
+        DatasetError: no dataset, or the first file of errors is damaged.
     """
     read_dataset_info(dataset)
-    if not list_parts(dataset, "errors"):
+    files = part_files(dataset, "errors")
+    if not files:
         return pl.LazyFrame(schema=dict.fromkeys(("id", "uri", "error", "message"), pl.String))
-    return _scan(dataset, "errors")
-
-
-def list_parts(dataset: str | Path, kind: str = "parts") -> list[str]:
-    """Names of the committed files in parts/ or errors/, in unit order."""
-    names = storage.list_names(storage.join(storage.absolute(dataset), kind))
-    return [name for name in names if name.startswith("part-") and name.endswith(".parquet")]
+    return scan_parts(files)
 
 
 def query_dataset(dataset: str | Path, sql: str) -> pl.DataFrame:
     """Run one SQL query (Polars' dialect) over the tables `tokens` (also named `dataset`) and `errors`.
 
     Raises:
-        DatasetError: no dataset, or SQL that Polars refuses; the message is its own.
+        DatasetError: no dataset, a part that is damaged, or SQL that Polars refuses; the message is its own then.
     """
     tokens = open_dataset(dataset)
     context = pl.SQLContext(tokens=tokens, dataset=tokens, errors=open_errors(dataset))
@@ -56,12 +59,9 @@ def query_dataset(dataset: str | Path, sql: str) -> pl.DataFrame:
         raise DatasetError(f"query: {error}") from error
 
 
-def _scan(dataset: str | Path, kind: str) -> pl.LazyFrame:
-    names = list_parts(dataset, kind)
-    if not names:
-        raise DatasetError(f"{dataset} has no {kind} yet: run `quantone tokenize` to the end")
-    root = storage.join(storage.absolute(dataset), kind)
+def _scan_natively(dataset: str | Path) -> pl.LazyFrame:
+    root = storage.join(storage.absolute(dataset), "parts")
     options = storage.polars_options() if storage.is_s3(root) else None
     # Not as patterns: a directory may have [ or * in its name.
-    uris = [storage.join(root, name) for name in names]
+    uris = [storage.join(root, name) for name in list_parts(dataset)]
     return pl.scan_parquet(uris, glob=False, hive_partitioning=False, storage_options=options)

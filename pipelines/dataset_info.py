@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import zlib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,9 +30,10 @@ class DatasetInfo:
     precision: str = "float32"
     created_at: str = ""  # UTC, ISO 8601
     software_version: str = ""
-    lm: dict[str, Any] | None = (
-        None  # whose streams the column codes_qtn has: name, identity, source; None: no such column
-    )
+    # The model whose streams the column codes_qtn has: name, identity, source; None: no such column
+    lm: dict[str, Any] | None = None
+    max_segment_s: float | None = None  # longer inputs are cut, at silence where there is some; None: none are
+    quality: bool = False  # whether rows say how close their decoded audio is
     format: int = FORMAT_VERSION
 
     @property
@@ -50,8 +52,9 @@ class DatasetInfo:
         return int(self.codec["spec"]["codebook_size"])
 
     def to_json(self) -> str:
-        """Stable JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        """Stable JSON text, with a checksum of all the rest."""
+        plain = dataclasses.asdict(self)
+        return json.dumps(plain | {"crc32": _checksum(plain)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> DatasetInfo:
@@ -62,6 +65,9 @@ class DatasetInfo:
         """
         try:
             plain = json.loads(text)
+            crc32 = plain.pop("crc32", None)
+            if crc32 is not None and crc32 != _checksum(plain):
+                raise DatasetError(f"{FILE_NAME} is damaged: it is not what was written")
             if plain["format"] != FORMAT_VERSION:
                 raise DatasetError(f"dataset format {plain['format']!r}; this version reads {FORMAT_VERSION}")
             info = cls(**plain)
@@ -84,6 +90,8 @@ class DatasetInfo:
             "precision": self.precision,
             "compressed by": "nothing" if self.lm is None else f"{self.lm['name']} ({str(self.lm['identity'])[:8]})",
             "resampler": self.resampler,
+            "segments": "none" if self.max_segment_s is None else f"of at most {self.max_segment_s:g} s",
+            "quality": "measured" if self.quality else "not measured",
         }
 
 
@@ -112,6 +120,11 @@ def write_dataset_info(dataset: str, info: DatasetInfo) -> DatasetInfo:
     info = dataclasses.replace(info, created_at=now, software_version=_software_version())
     storage.commit(storage.join(dataset, FILE_NAME), info.to_json().encode())
     return info
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    """Of the values, however the text was laid out."""
+    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
 
 
 def _software_version() -> str:

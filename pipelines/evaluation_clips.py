@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from pipelines import storage
+from pipelines.listing import SourceFile, files_of
+from pipelines.source_reader import SourceReader
 from pipelines.sources import list_source
 from tokenizer import AudioError, DatasetError, mix_channels, read_audio
 
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationClip:
-    """One clip by name and place."""
-
-    id: str  # path below the folder, or the manifest's `member`
-    uri: str
-    offset: int = 0
-    size: int | None = None  # bytes from `offset` on; None: the file is the clip
+EvaluationClip = SourceFile  # its id: path below the folder, or the manifest's `member`
 
 
 def list_clips(source: str | Path, *, split: str = "valid", kind: str | None = None) -> list[EvaluationClip]:
@@ -45,7 +39,7 @@ def list_clips(source: str | Path, *, split: str = "valid", kind: str | None = N
     if not uri.endswith(".jsonl"):
         if kind is not None:
             raise ValueError(f"{source}: kind {kind!r} can only be chosen from a .jsonl manifest")
-        return [EvaluationClip(file.id, file.uri) for file in list_source(source)]
+        return files_of(list_source(source))
     clips = list(_manifest_clips(uri, split, kind))
     if not clips:
         of_kind = "" if kind is None else f" and kind {kind!r}"
@@ -60,13 +54,11 @@ def read_clip(clip: EvaluationClip, max_seconds: float) -> tuple[Tensor, int]:
         AudioError: not audio, or no samples in it.
         OSError: out of reach.
     """
-    with storage.open_input(clip.uri) as stream:
-        if clip.size is None:
-            waveform, sample_rate = read_audio(stream)
-        else:
-            stream.seek(clip.offset)
-            waveform, sample_rate = read_audio(io.BytesIO(stream.read(clip.size)))
-    waveform = mix_channels(waveform, 1)[:, : round(max_seconds * sample_rate)]
+    with SourceReader() as reader, reader.open(clip) as stream:
+        waveform, sample_rate = read_audio(stream)
+    seconds = min(max_seconds, math.inf if clip.duration_s is None else clip.duration_s)
+    start = round(clip.start_s * sample_rate)
+    waveform = mix_channels(waveform, 1)[:, start : start + round(seconds * sample_rate)]
     if waveform.shape[-1] == 0:
         raise AudioError(f"{clip.id}: no samples")
     return waveform, sample_rate
@@ -99,6 +91,7 @@ def _manifest_clips(uri: str, split: str, kind: str | None) -> Iterator[Evaluati
                 name = str(row.get("member", place))
                 name = place if name in seen else name  # shards may name their members alike
                 seen.add(name)
-                yield EvaluationClip(name, storage.join(folder, row["shard"]), int(row["offset"]), int(row["bytes"]))
+                shard = storage.join(folder, row["shard"])
+                yield EvaluationClip(name, shard, int(row["bytes"]), member=name, offset=int(row["offset"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{uri}, line {number}: {error!r}") from error

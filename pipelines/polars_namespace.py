@@ -62,21 +62,55 @@ class LazyCodes:
         """How often each entry of a level's codebook is used.
 
         Returns:
-            Columns code (uint16) and count (uint32), one row for every entry, unused ones with 0.
+            Columns code (uint16) and count (uint64), one row for every entry, unused ones with 0.
 
         Raises:
             ValueError: there is no such level, or bitrate_kbps() would fail.
         """
-        levels = self._levels()
-        if not 0 <= level < len(levels):
-            raise ValueError(f"level {level} is not there: these are 0 to {len(levels) - 1}")
         size = self._constants()["codebook_size"]
-        used = self._frame.select(code=pl.col(levels[level]).explode(empty_as_null=False, keep_nulls=False))
-        counted = used.group_by("code").agg(count=pl.len().cast(pl.UInt32)).collect()
+        counted = self._flat(level).group_by("code").agg(count=_count()).collect()
         every = pl.DataFrame({"code": np.arange(size, dtype=np.uint16)})
         return every.join(counted, on="code", how="left", maintain_order="left").with_columns(
             pl.col("count").fill_null(0)
         )
+
+    def drift(self, by: str, level: int = 0) -> pl.LazyFrame:
+        """How each group's use of a codebook differs from that of the whole frame: by part, speaker, language ...
+
+        Divergence is Jensen-Shannon's, in bits: 0 for the same frequencies, 1 for no entry in common. Chance alone
+        gives a small group of n codes about (entries - 1) / (5.5 n), and more where neighbouring codes are alike.
+
+        Args:
+            by: a column of the frame.
+            level: of the codebook.
+
+        Returns:
+            Columns `by`, codes (uint64, how many the group has), perplexity and divergence_bits (float64), sorted by
+            `by`. Only groups x entries are held in memory, not the codes.
+
+        Raises:
+            ValueError: there is no such level or column.
+        """
+        if by not in self._frame.collect_schema().names():
+            raise ValueError(f"the frame has no column {by!r} to group by")
+        counts = self._flat(level, group=pl.col(by)).group_by("group", "code").agg(count=_count())
+        count, p, q = pl.col("count"), pl.col("p"), pl.col("q")  # shares of an entry in its group and in the whole
+        shares = counts.with_columns(p=count / count.sum().over("group"), q=count.sum().over("code") / count.sum())
+        towards_both = p * (2 * p / (p + q)).log(2) + q * (2 * q / (p + q)).log(2)
+        measured = shares.group_by("group").agg(
+            codes=count.sum(),
+            perplexity=2 ** -(p * p.log(2)).sum(),
+            divergence_bits=(towards_both.sum() + 1 - q.sum()) / 2,  # entries that the group lacks add q each
+        )
+        return measured.sort("group").rename({"group": by})
+
+    def _flat(self, level: int, **beside: pl.Expr) -> pl.LazyFrame:
+        """One row a code of a level, in a column `code`, and what stands beside it."""
+        levels = self._levels()
+        if not 0 <= level < len(levels):
+            raise ValueError(f"level {level} is not there: these are 0 to {len(levels) - 1}")
+        used = self._frame.select(**beside, code=pl.col(levels[level]))
+        return used.explode("code", empty_as_null=False, keep_nulls=False)
 
     def _levels(self) -> list[str]:
         names = [name for name in self._frame.collect_schema().names() if _LEVEL.fullmatch(name)]
@@ -130,6 +164,10 @@ class FrameCodes:
         """See `LazyCodes.histogram`."""
         return self._lazy().histogram(level)
 
+    def drift(self, by: str, level: int = 0) -> pl.DataFrame:
+        """See `LazyCodes.drift`."""
+        return self._lazy().drift(by, level).collect()
+
     def _lazy(self) -> LazyCodes:
         return LazyCodes(self._frame.lazy())
 
@@ -149,6 +187,11 @@ class ExprCodes:
     def num_frames(self) -> pl.Expr:
         """Frames of each row."""
         return self._expression.list.len()
+
+
+def _count() -> pl.Expr:
+    """Codes of a group. `pl.len` ends at 2**32, which is what silence can have in 16,000 hours."""
+    return pl.col("code").is_not_null().cast(pl.UInt64).sum()
 
 
 def _to_arrays(frame: pl.DataFrame) -> list[Codes]:

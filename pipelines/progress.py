@@ -61,10 +61,23 @@ class Progress:
         elif self.shown and time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
             self._print_line()
 
+    def say(self, message: str) -> None:
+        """A line between the others."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self.title}: {message}", markup=False)
+        elif self.shown:
+            sys.stderr.write(f"{self.title}: {message}\n")
+            sys.stderr.flush()
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of audio a second, so far."""
+        return self.seconds / max(time.monotonic() - self._started, 1e-6)
+
     def status(self) -> str:
         """Hours done, times real time, errors and time left, for people."""
         elapsed = max(time.monotonic() - self._started, 1e-6)
-        parts = [f"{self.seconds / 3600:.2f} h", f"{self.seconds / elapsed:.0f}x real time"]
+        parts = [f"{self.seconds / 3600:.2f} h", f"{self.real_time_factor:.0f}x real time"]
         if self.errors:
             parts.append(f"{self.errors} error{'s' if self.errors > 1 else ''}")
         share = self._share_done()

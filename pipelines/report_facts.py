@@ -1,9 +1,12 @@
-"""What a report states: plain facts about a dataset, gathered by report.py and drawn by report_page.py."""
+"""What a report states: plain facts about a dataset, gathered by report_*.py and drawn by the report's page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
 
 from pipelines.dataset_info import DatasetInfo
 
@@ -12,7 +15,8 @@ from pipelines.dataset_info import DatasetInfo
 class Totals:
     """Sizes of the whole dataset."""
 
-    num_files: int
+    num_rows: int  # utterances: inputs, or segments of longer ones
+    num_inputs: int
     num_errors: int
     audio_seconds: float
     num_frames: int
@@ -29,12 +33,92 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """How one codebook is used over the whole dataset."""
+    """How one codebook is used."""
 
     entries_used: int
     perplexity: float
     entropy_bits: float
     bits_at_rest: float  # per code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartUse:
+    """How one part uses the coarsest codebook."""
+
+    name: str
+    perplexity: float
+    divergence_bits: float  # from all parts that were looked at
+    chance_bits: float  # that so few codes would give by chance alone, at least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookFacts:
+    """How codebooks are used, in the parts that were looked at."""
+
+    levels: tuple[Level, ...]
+    parts: tuple[PartUse, ...]  # all, or some dozens at equal distances
+    num_parts: int  # of the dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How a number is spread over the rows of a dataset."""
+
+    edges: npt.NDArray[np.float64]  # [N + 1]; the outer bins hold what lies beyond them, too
+    counts: npt.NDArray[np.int64]  # [N]
+
+    @property
+    def total(self) -> int:
+        """Rows in it."""
+        return int(self.counts.sum())
+
+    def quantile(self, share: float) -> float:
+        """The middle of the bin that the given share of the rows is reached in."""
+        index = int(np.searchsorted(np.cumsum(self.counts), share * self.total, side="left"))
+        return float((self.edges[index] + self.edges[index + 1]) / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All rows that share a value."""
+
+    value: str
+    num_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Hours by the values of a column."""
+
+    column: str
+    groups: tuple[Group, ...]  # the largest ones
+    rest: Group | None  # all others together; the value says how many they are
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Rows whose sound is that of another row."""
+
+    num_groups: int  # of equal rows
+    num_surplus: int  # rows beyond the first of each group
+    surplus_seconds: float
+    examples: tuple[tuple[float, int, tuple[str, ...]], ...]  # seconds of a row, rows, some ids; the costliest groups
+    looked_at: float = 1.0  # share of all hashes; where it is below 1, the numbers above are estimates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """What the rows say, beside their codes. Of datasets without a column, its facts are not there."""
+
+    histograms: dict[str, Histogram]  # by column
+    worst: dict[str, tuple[tuple[str, float], ...]]  # by column: ids and values, the worst first
+    num_silent: int  # rows of digital silence
+    num_clipped: int | None
+    num_without_speech: int | None
+    num_unmeasured: int | None  # rows without an SI-SNR, where others have one
+    groupings: tuple[Grouping, ...]
+    duplicates: Duplicates | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +137,7 @@ class Example:
     """One utterance to listen to."""
 
     id: str
+    remark: str | None  # why it was chosen, where not for variety
     duration_s: float
     shown_s: float
     source_sample_rate: int
@@ -63,6 +148,14 @@ class Example:
     original_problem: str | None  # why it could not
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorClass:
+    """Inputs that failed in one way."""
+
+    error: str
+    num_inputs: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything that the page shows."""
@@ -71,7 +164,9 @@ class Report:
     info: DatasetInfo
     frame_rate: Fraction
     totals: Totals
-    levels: tuple[Level, ...]
+    codebooks: CodebookFacts
+    corpus: Corpus
     bandwidths_kbps: tuple[float, ...]  # rendered, ascending
     examples: tuple[Example, ...]
-    errors: tuple[dict[str, str], ...]
+    error_classes: tuple[ErrorClass, ...]
+    errors: tuple[dict[str, str], ...]  # the first ones

@@ -10,15 +10,17 @@ import functools
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tokenizer.errors import DatasetError
 
 S3 = "s3://"
-_TEMPORARY = ".quantone-tmp-"
+TEMPORARY = ".quantone-tmp-"
+_ATTEMPTS = 3
 _WHOLE_BYTES = 64 * 2**20  # up to this size one GET of the whole object is cheaper than several of its ranges
 
 
@@ -66,7 +68,7 @@ def list_files(directory: str) -> list[StoredFile]:
     """All files below a directory, in any order; hidden ones (a name that starts with a dot) are left out."""
     if not is_s3(directory):
         return list(_walk(directory))
-    found = _s3().find(directory, detail=True)
+    found = s3_filesystem().find(directory, detail=True)
     prefix = len(directory) - len(S3) + 1
     return [
         StoredFile(S3 + key, entry["size"])
@@ -78,7 +80,7 @@ def list_files(directory: str) -> list[StoredFile]:
 def glob_files(pattern: str) -> list[StoredFile]:
     """Files that match a pattern with *, ?, [..] or **, in any order."""
     if is_s3(pattern):
-        found = _s3().glob(pattern, detail=True)
+        found = s3_filesystem().glob(pattern, detail=True)
         return [StoredFile(S3 + key, entry["size"]) for key, entry in found.items() if entry["type"] == "file"]
     import glob
 
@@ -90,7 +92,7 @@ def find_file(uri: str) -> StoredFile | None:
     """The file at exactly this URI, or None: nothing there, or a directory."""
     try:
         if is_s3(uri):
-            entry = _s3().info(uri)
+            entry = s3_filesystem().info(uri)
             return StoredFile(uri, entry["size"]) if entry["type"] == "file" else None
         path = Path(uri)
         return StoredFile(uri, path.stat().st_size) if path.is_file() else None
@@ -100,7 +102,7 @@ def find_file(uri: str) -> StoredFile | None:
 
 def is_directory(uri: str) -> bool:
     """Whether there is a directory; in S3, whether any object has this prefix."""
-    return bool(_s3().isdir(uri)) if is_s3(uri) else Path(uri).is_dir()
+    return bool(s3_filesystem().isdir(uri)) if is_s3(uri) else Path(uri).is_dir()
 
 
 def list_names(directory: str) -> list[str]:
@@ -120,8 +122,8 @@ def open_input(uri: str, size: int | None = None) -> BinaryIO:
     if not is_s3(uri):
         return Path(uri).open("rb")
     if size is not None and size <= _WHOLE_BYTES:
-        return _NamedBytes(_s3().cat_file(uri), uri)
-    stream: BinaryIO = _s3().open(uri, "rb")
+        return _NamedBytes(s3_filesystem().cat_file(uri), uri)
+    stream: BinaryIO = s3_filesystem().open(uri, "rb")
     return stream
 
 
@@ -131,7 +133,7 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         OSError: it is not there or cannot be read.
     """
-    content: bytes = _s3().cat_file(uri) if is_s3(uri) else Path(uri).read_bytes()
+    content: bytes = s3_filesystem().cat_file(uri) if is_s3(uri) else Path(uri).read_bytes()
     return content
 
 
@@ -141,20 +143,59 @@ def commit(uri: str, content: bytes) -> None:
     After the return a power cut does not undo it (local: both file and directory are synced).
     """
     if is_s3(uri):
-        _s3().pipe_file(uri, content)
-        return
-    final = Path(uri)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        s3_filesystem().pipe_file(uri, content)
+    else:
+        _write_beside(Path(uri), content, lambda temporary, final: temporary.replace(final))
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Write a file in one atomic step if there is none of the name; two that try at once do not both succeed.
+
+    Returns:
+        Whether the file now has this content, from here or from somebody who had written the same.
+    """
     try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        if is_s3(uri):
+            s3_filesystem().pipe_file(uri, content, mode="create")  # If-None-Match: *
+        else:
+            _write_beside(Path(uri), content, _link)
+    except OSError as error:
+        if not _is_taken(error):
+            raise
+        # Not yet lost: where S3's answer to our own first try went missing, the second try finds the file there.
+        return read_bytes(uri) == content
+    return True
+
+
+def _link(temporary: Path, final: Path) -> None:
+    os.link(temporary, final)
+    temporary.unlink()
+
+
+def _is_taken(error: OSError) -> bool:
+    response = getattr(error.__cause__, "response", None) or {}
+    refused = response.get("ResponseMetadata", {}).get("HTTPStatusCode") == HTTPStatus.PRECONDITION_FAILED
+    return isinstance(error, FileExistsError) or refused
+
+
+def _write_beside(final: Path, content: bytes, move: Callable[[Path, Path], object]) -> None:
+    """Write a temporary file and move it to its name; both are on disk afterwards."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        temporary = final.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            move(temporary, final)
+            break
+        except FileNotFoundError:
+            if attempts_left == 0:  # else another job, just starting, took the temporary file for a dead one's
+                raise
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     directory = os.open(final.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -166,7 +207,7 @@ def remove(uri: str) -> None:
     """Remove a file; nothing happens where there is none."""
     if is_s3(uri):
         if find_file(uri) is not None:
-            _s3().rm_file(uri)
+            s3_filesystem().rm_file(uri)
         return
     Path(uri).unlink(missing_ok=True)
 
@@ -176,7 +217,7 @@ def remove_temporaries(directory: str) -> None:
     if is_s3(directory):
         return
     for name in list_names(directory):
-        if name.startswith(_TEMPORARY):
+        if name.startswith(TEMPORARY):
             Path(directory, name).unlink(missing_ok=True)
 
 
@@ -197,7 +238,8 @@ def polars_options() -> dict[str, str]:
 
 
 @functools.cache
-def _s3() -> Any:
+def s3_filesystem() -> Any:
+    """The one connection pool for all that this process does with S3."""
     import s3fs
 
     # Listings must not be cached: other processes write the parts that this one looks for.

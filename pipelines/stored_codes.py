@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -20,8 +18,8 @@ from lm_head.compression import CodecIdentity
 from lm_head.decompression import decompress_many
 from lm_head.lm_checkpoint import load_coder
 from pipelines import storage
-from pipelines.dataset import list_parts
 from pipelines.dataset_info import DatasetInfo, read_dataset_info
+from pipelines.part_file import part_files
 from pipelines.parts import QTN_COLUMN, SCALES_COLUMN, is_level_column, level_column
 from tokenizer import BitstreamError, Codec, CodecSpec, DatasetError, Encoded, load_codec
 
@@ -82,12 +80,6 @@ def num_codebooks_at(info: DatasetInfo, codec: Codec, bandwidth_kbps: float | No
     return num_codebooks
 
 
-def part_uris(dataset: str | Path) -> list[str]:
-    """The parts of a dataset in order."""
-    directory = storage.join(storage.absolute(dataset), "parts")
-    return [storage.join(directory, name) for name in list_parts(dataset)]
-
-
 def level_bytes(dataset: str | Path) -> tuple[list[int], int]:
     """Bytes on disk of each level's codes, coarsest first, and of the parts as a whole; reads footers only.
 
@@ -100,10 +92,10 @@ def level_bytes(dataset: str | Path) -> tuple[list[int], int]:
         )
     levels: dict[str, int] = {}
     total = 0
-    for uri in part_uris(dataset):
-        with storage.open_input(uri) as stream, _readable(uri):
-            total += stream.seek(0, 2)
-            metadata = pq.read_metadata(stream)
+    for file in part_files(dataset):
+        metadata = file.open().metadata
+        found = storage.find_file(file.uri)
+        total += 0 if found is None else found.size
         for group in range(metadata.num_row_groups):
             for index in range(metadata.num_columns):
                 column = metadata.row_group(group).column(index)
@@ -120,7 +112,7 @@ def read_utterances(
 
     Of a compressed dataset all levels are decoded, with the language model that compressed them.
 
-    Page checksums are verified, which Polars does not do: most flipped bits would otherwise be other codes.
+    Every byte that is used is checked first (`part_file`): most flipped bits would otherwise be other codes.
 
     Args:
         dataset: a local directory or s3://.
@@ -180,12 +172,11 @@ def _batches(
 ) -> Iterator[tuple[pa.RecordBatch, str]]:
     """The wanted rows of all parts, each batch with the part that it is of."""
     wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
-    for uri in part_uris(dataset):
-        with storage.open_input(uri) as stream:
-            for batch in _read_batches(stream, columns, uri):
-                kept = batch if wanted is None else batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
-                if kept.num_rows:
-                    yield kept, uri
+    for file in part_files(dataset):
+        for batch in file.open().batches(columns, ROWS_PER_READ):
+            kept = batch if wanted is None else batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
+            if kept.num_rows:
+                yield kept, file.uri
 
 
 def _has_scales(dataset: str | Path) -> bool:
@@ -193,31 +184,6 @@ def _has_scales(dataset: str | Path) -> bool:
         return CodecSpec.from_dict(read_dataset_info(dataset).codec["spec"]).has_scales
     except ValueError as error:
         raise DatasetError(f"{dataset}: its codec is not one that this version knows: {error}") from error
-
-
-@contextmanager
-def _readable(uri: str) -> Iterator[None]:
-    """Turn what Arrow raises about a part into an error that names the part."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{uri}: damaged, or not a part: {error}") from error
-
-
-def _read_batches(stream: BinaryIO, columns: list[str], uri: str) -> Iterator[pa.RecordBatch]:
-    # Nothing is yielded inside _readable: an error of whoever consumes the rows is not one of the part.
-    with _readable(uri):
-        part = pq.ParquetFile(stream, page_checksum_verification=True)
-        missing = [name for name in columns if name not in part.schema_arrow.names]
-        batches = part.iter_batches(ROWS_PER_READ, columns=columns)
-    if missing:  # Arrow would leave them out without a word
-        raise DatasetError(f"{uri}: lacks {', '.join(missing)}, which decoding needs")
-    while True:
-        with _readable(uri):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
 
 
 def _utterances(batch: pa.RecordBatch, levels: list[str], uri: str) -> Iterator[StoredUtterance]:
@@ -241,9 +207,10 @@ def _lists(batch: pa.RecordBatch, name: str, uri: str) -> tuple[NDArray[Any], ND
     column: Any = batch.column(name)  # a list array: Arrow's stubs know arrays only
     if column.null_count:
         raise DatasetError(f"{uri}: {name} is missing in some rows")
-    with _readable(uri):
-        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-        return column.flatten().to_numpy(zero_copy_only=False), lengths
+    if not pa.types.is_list(column.type):
+        raise DatasetError(f"{uri}: {name} is {column.type}, not lists")
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    return column.flatten().to_numpy(zero_copy_only=False), lengths
 
 
 def _rows(flat: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:

@@ -9,12 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines import storage
+from pipelines.part_file import part_files
 from pipelines.sources import AUDIO_EXTENSIONS
-from pipelines.stored_codes import part_uris
 from tokenizer import DatasetError
 
 TEXT_COLUMN = "text"
@@ -139,18 +136,14 @@ def stored_texts(dataset: str) -> Iterator[str | None]:
     Raises:
         DatasetError: a part is damaged, or the column holds something else than text.
     """
-    for uri in part_uris(dataset):
-        try:
-            with storage.open_input(uri) as stream:
-                part = pq.ParquetFile(stream, page_checksum_verification=True)
-                column: list[Any] = [None] * part.metadata.num_rows
-                if TEXT_COLUMN in part.schema_arrow.names:
-                    column = part.read([TEXT_COLUMN]).column(0).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{uri}: damaged, or not a part: {error}") from error
+    for file in part_files(dataset):
+        part = file.open()
+        column: list[Any] = [None] * part.metadata.num_rows
+        if TEXT_COLUMN in part.schema.names:
+            column = part.read([TEXT_COLUMN]).column(0).to_pylist()
         for text in column:
             if not isinstance(text, str | None):
-                raise DatasetError(f"{uri}: column {TEXT_COLUMN!r} holds {text!r:.60}")
+                raise DatasetError(f"{file.uri}: column {TEXT_COLUMN!r} holds {text!r:.60}")
             yield text or None
 
 

@@ -14,7 +14,7 @@ from tokenizer.door import checked_block, checked_codes, checked_scales, checked
 from tokenizer.encoded import Encoded
 from tokenizer.errors import AudioError, CodesError
 from tokenizer.networks import Networks, build_networks, is_causal, is_streamable, lookahead
-from tokenizer.resample import StreamingResampler, mix_channels, resample
+from tokenizer.resampling import StreamingResampler, mix_channels, resample
 from tokenizer.seanet import SeanetEncoder
 from tokenizer.segments import cut, decode_segments, encode_segments, frames_by_segment
 from tokenizer.spec import CodecSpec

@@ -13,7 +13,7 @@ from tokenizer.audio_writer import write_audio_blocks
 from tokenizer.codec import Codec
 from tokenizer.encoded import Encoded
 from tokenizer.errors import CodesError
-from tokenizer.resample import StreamingResampler, mix_channels
+from tokenizer.resampling import StreamingResampler, mix_channels
 
 
 def encode_file(codec: Codec, source: str | Path | BinaryIO, *, bandwidth_kbps: float | None = None) -> Encoded:

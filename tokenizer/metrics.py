@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.resample import resample
+from tokenizer.resampling import resample
 from tokenizer.torchaudio_import import import_torchaudio
 
 PERCEPTUAL_RATE = 16_000  # Hz: what PESQ-WB, ViSQOL's speech mode and, here, STOI are measured at

@@ -58,3 +58,60 @@ class WatchedStream:
         except Exception as error:  # noqa: BLE001 - any failure is kept, and raised by check()
             self.failure = self.failure or error
             return None
+
+
+class AmendedStream:
+    """A watched stream as a codec is to see it: some header bytes replaced, or longer than it is.
+
+    Args:
+        watched: the real stream.
+        size: its bytes.
+        replaced: a position, and the bytes to be read there; None for none.
+        claimed_size: bytes that it is said to have; None for the true number. Its last 4 KiB, where codecs look for
+            tags, are zeros; everything else behind the true end is an end of file.
+    """
+
+    def __init__(
+        self,
+        watched: WatchedStream,
+        size: int,
+        *,
+        replaced: tuple[int, bytes] | None = None,
+        claimed_size: int | None = None,
+    ) -> None:
+        self._watched, self._size, self._replaced = watched, size, replaced
+        self._claimed_size = size if claimed_size is None else claimed_size
+        self._position = watched.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes, none at the end and after a failure."""
+        start = self._position
+        if start <= self._size:
+            content = self._watched.read(size)
+        else:
+            content = bytes(max(0, min(size, self._claimed_size - start))) if start >= self._tail else b""
+        self._position += len(content)
+        return content if self._replaced is None else _with(content, start, *self._replaced)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """The new position."""
+        self._position = (0, self._position, self._claimed_size)[whence] + offset
+        if self._position <= self._size:
+            self._position = self._watched.seek(self._position)
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    @property
+    def _tail(self) -> int:
+        return max(self._size + 1, self._claimed_size - 4096)
+
+
+def _with(content: bytes, start: int, position: int, replacement: bytes) -> bytes:
+    """The bytes from `start` on, with others at a position of the file."""
+    first, last = max(start, position), min(start + len(content), position + len(replacement))
+    if first >= last:
+        return content
+    return content[: first - start] + replacement[first - position : last - position] + content[last - start :]

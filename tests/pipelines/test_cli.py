@@ -185,7 +185,7 @@ def test_the_round_trip_by_commands(ray_session, speech_folder, tiny_codec_dir, 
     command = ["tokenize", str(speech_folder), dataset, "--codec", str(tiny_codec_dir), "-j", "1"]
     assert main(command) == 0
     out, err = capfd.readouterr()
-    assert "10 files tokenized, 1 errors" in out
+    assert "10 inputs tokenized, 1 errors" in out
     assert "SELECT id, message FROM errors" in out
     assert "files" in err  # the progress line
     assert main([*command, "--quiet"]) == 0

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,15 +14,18 @@ import torch
 from lm_head import LMCard, LMConfig, TokenLM, load_coder, open_qtn, save_lm
 from lm_head.lm_training import calibrated_steps
 from pipelines import open_dataset, tokenize_corpus
+from pipelines.bundle_reader import ReadAudio
 from pipelines.carried_lm import CarriedLM
 from pipelines.cli import main
 from pipelines.dataset_info import DatasetInfo, read_dataset_info, write_dataset_info
 from pipelines.decode_job import decode_dataset
-from pipelines.parts import ErrorRow, encode_part, measure_part
+from pipelines.encoder import Encoder, EncodeSettings
+from pipelines.parts import ErrorRow, PartFormat, encode_part, measure_part
 from pipelines.report import write_report
 from pipelines.stored_codes import level_bytes, read_utterances
-from pipelines.workers import Encoder, ReadFile, Target, commit_unit
+from pipelines.unit_commit import Target, UnitInputs, commit_unit
 from tests.conftest import speech_like
+from tests.pipelines.token_rows import part_format
 from tokenizer import RESAMPLER, CheckpointError, DatasetError, load_codec, mix_channels
 
 SIZES = {"codebook_size": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 32, "context_frames": 10}
@@ -56,14 +60,21 @@ def write_compressed(root, codec_dir, lm, num_codebooks=4):
     )
     write_dataset_info(str(root), info)
     waveforms = {f"{number}.wav": speech_waveform(number, codec.spec.channels) for number in range(3)}
-    read = [ReadFile(name, f"/nowhere/{name}", 24000, 1, waveform.numpy()) for name, waveform in waveforms.items()]
-    encoder = Encoder(codec, num_codebooks, 120.0, lm=CarriedLM.read(lm))
-    _, bundle = encoder.encode_bundle(read, [ErrorRow("bad.wav", "/nowhere/bad.wav", "AudioError", "no audio")])
-    target = Target(str(root), card, num_codebooks, lm="some reference")
-    result = commit_unit(0, ["2.wav", "bad.wav", "0.wav", "1.wav"], target, bundle)
-    assert (result.num_ok, result.num_errors) == (3, 1)
+    read = [read_audio_of(name, waveform) for name, waveform in waveforms.items()]
+    encoder = Encoder(codec, EncodeSettings(num_codebooks, 120.0), lm=CarriedLM.read(lm))
+    failed = ErrorRow("bad.wav", "/nowhere/bad.wav", "AudioError", "no audio")
+    _, bundle = encoder.encode_bundle(None, read, [failed])
+    form = PartFormat(spec=codec.spec, num_codebooks=num_codebooks, card=card, compressed=True)
+    names = ["2.wav", "bad.wav", "0.wav", "1.wav"]
+    unit = UnitInputs(0, names, [f"/nowhere/{name}" for name in names], pa.table({}))
+    result = commit_unit(unit, Target(str(root), form, lm="some reference"), bundle)
+    assert (result.num_ok, result.errors) == (3, {"AudioError": 1})
     encoded = {name: codec.encode(waveform) for name, waveform in waveforms.items()}
     return {name: each.codes[0, :num_codebooks].numpy() for name, each in encoded.items()}
+
+
+def read_audio_of(name, waveform):
+    return ReadAudio(name, name, f"/nowhere/{name}", 0, 24000, 1, waveform.numpy())
 
 
 def speech_waveform(seed, channels=1):
@@ -155,16 +166,16 @@ def test_what_needs_columns_of_levels_says_that_there_are_none(compressed, tmp_p
 def test_a_compressed_part_is_measured_by_its_streams(tiny_codec_dir, lm_dir):
     """All codes of the rows, and bytes of the column that holds them; a row without a stream is refused."""
     codec = load_codec(tiny_codec_dir)
-    read = [ReadFile(f"{n}.wav", "/x", 24000, 1, speech_waveform(n).numpy()) for n in range(4)]
-    rows = Encoder(codec, 4, 120.0, lm=CarriedLM.read(lm_dir)).encode_bundle(read)[1].rows
-    content = encode_part(rows, codec.spec, 4, codec.card(), compressed=True)
+    read = [read_audio_of(f"{n}.wav", speech_waveform(n)) for n in range(4)]
+    rows = Encoder(codec, EncodeSettings(4, 120.0), lm=CarriedLM.read(lm_dir)).encode_bundle(None, read)[1].rows
+    content = encode_part(rows, part_format(codec, compressed=True))
     size = measure_part(content, rows)
     assert size.num_codes == 4 * sum(300 + 150 * n for n in range(4))
     streams = sum(len(row.qtn) for row in rows)
     assert 0.5 * streams < size.code_bytes < streams + 200
     assert pl.read_parquet(io.BytesIO(content))["codes_qtn"].to_list() == [row.qtn for row in rows]
     with pytest.raises(ValueError, match="has no stream"):
-        encode_part([dataclasses.replace(rows[0], qtn=None)], codec.spec, 4, codec.card(), compressed=True)
+        encode_part([dataclasses.replace(rows[0], qtn=None)], part_format(codec, compressed=True))
 
 
 def test_only_the_model_that_began_a_dataset_goes_on_with_it(compressed):

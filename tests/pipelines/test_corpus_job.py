@@ -14,10 +14,11 @@ import soundfile
 
 import pipelines.polars_namespace
 from pipelines import open_dataset, storage, tokenize_corpus
+from pipelines.bundle_reader import file_of, read_bundle
 from pipelines.dataset import list_parts, open_errors, query_dataset
 from pipelines.dataset_info import read_dataset_info
+from pipelines.encoder import Encoder
 from pipelines.sources import list_source
-from pipelines.workers import Encoder, read_bundle
 from tests.conftest import speech_like
 from tokenizer import CheckpointError, DatasetError, QuantoneError, load_codec, mix_channels, read_audio, resample
 
@@ -182,7 +183,7 @@ def test_a_file_that_kills_its_reader_becomes_an_error_row(ray_session, speech_f
     """The bundle is taken apart until the culprit is found; every other file keeps its row."""
     (speech_folder / "poison.wav").write_bytes(b"dies")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.workers.read_bundle", dying_reader)
+        patch.setattr("pipelines.bundle_reader.read_bundle", dying_reader)
         summary = tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
     assert (summary.num_ok, summary.num_errors) == (10, 1)
     assert errors_by_id(tmp_path / "tokens") == {"poison.wav": "killed_worker"}
@@ -197,7 +198,7 @@ def test_a_file_that_fails_in_the_encoder_becomes_an_error_row(
 ):
     """Whether the actor dies of it or the network raises: the culprit is found, every other file keeps its row."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.workers.Encoder", failing_encoder("speaker1/clip4.wav", failure))
+        patch.setattr("pipelines.encoder.Encoder", failing_encoder("speaker1/clip4.wav", failure))
         summary = tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
     assert (summary.num_ok, summary.num_errors) == (9, 1)
     assert errors_by_id(tmp_path / "tokens") == {"speaker1/clip4.wav": error}
@@ -207,7 +208,7 @@ def test_a_killed_encoder_costs_nothing(ray_session, corpus, undisturbed, tiny_c
     """SIGKILL for the actor in its first call: another one takes its bundle, and no code differs."""
     marker = tmp_path / "died"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.workers.Encoder", mortal_encoder(marker))
+        patch.setattr("pipelines.encoder.Encoder", mortal_encoder(marker))
         summary = tokenize(corpus, tmp_path / "tokens", tiny_codec_dir, unit_seconds=1.0)
     assert marker.exists()
     assert (summary.num_ok, summary.num_errors) == (30, 0)
@@ -217,7 +218,7 @@ def test_a_killed_encoder_costs_nothing(ray_session, corpus, undisturbed, tiny_c
 def test_an_encoder_that_cannot_start_stops_the_job(ray_session, speech_folder, tiny_codec_dir, tmp_path):
     """That is no fault of the files: none of them becomes an error row, and the next run does them all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.workers.Encoder", stillborn_encoder())
+        patch.setattr("pipelines.encoder.Encoder", stillborn_encoder())
         with pytest.raises(QuantoneError, match=r"an encoder cannot start: .*no such device"):
             tokenize(speech_folder, tmp_path / "tokens", tiny_codec_dir)
     assert not errors_by_id(tmp_path / "tokens")
@@ -325,23 +326,25 @@ def assert_same_codes(found, expected):
         np.testing.assert_array_equal(found[name], codes)
 
 
-def dying_reader(files, spec):
+def dying_reader(work, settings, pulse):
     """A reader that a poisoned file kills outright, as a crash in a decoder would."""
-    if any(file.id == "poison.wav" for file in files):
+    if any(file_of(item).id == "poison.wav" for item in work):
+        pulse(0)
         os._exit(1)
-    return read_bundle(files, spec)
+    return read_bundle(work, settings, pulse)
 
 
 def failing_encoder(name, failure):
     """An encoder that dies of one file, or whose network raises on it."""
 
     class Failing(Encoder):
-        def encode_bundle(self, *reads):
+        def encode_bundle(self, pulse, *reads):
             if any(item.id == name for read in reads for item in read):
+                pulse(0)
                 if failure == "dies":
                     os._exit(1)
                 raise RuntimeError("the network cannot take this")
-            return super().encode_bundle(*reads)
+            return super().encode_bundle(pulse, *reads)
 
     return Failing
 
@@ -350,11 +353,11 @@ def mortal_encoder(marker):
     """An encoder that is killed in its first call, once."""
 
     class Mortal(Encoder):
-        def encode_bundle(self, *reads):
+        def encode_bundle(self, pulse, *reads):
             if not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().encode_bundle(*reads)
+            return super().encode_bundle(pulse, *reads)
 
     return Mortal
 

@@ -1,5 +1,7 @@
 """Datasets as tables: lazy, complete, and honest about what is missing."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,8 +9,10 @@ import pytest
 from pipelines import storage
 from pipelines.dataset import list_parts, open_dataset, open_errors, query_dataset
 from pipelines.dataset_info import DatasetInfo, read_dataset_info, write_dataset_info
-from pipelines.parts import ErrorRow, TokenRow, encode_errors, encode_part, part_name
+from pipelines.parts import ErrorRow, encode_errors, encode_part, part_name
 from tests.conftest import tiny_spec
+from tests.pipelines.small_datasets import format_of
+from tests.pipelines.token_rows import token_row
 from tokenizer import DatasetError
 
 SPEC = tiny_spec()
@@ -25,11 +29,8 @@ def write_dataset(root, num_parts=2):
     """Two rows a part and one error in all."""
     write_dataset_info(str(root), INFO)
     for unit in range(num_parts):
-        rows = [
-            TokenRow(f"{unit}/{i}.wav", f"/x/{unit}/{i}.wav", 40, 16000, 1, 0.5, -20.0, np.full((4, 5), i, np.uint16))
-            for i in range(2)
-        ]
-        storage.commit(storage.join(str(root), "parts", part_name(unit)), encode_part(rows, SPEC, 4, INFO.codec))
+        rows = [token_row(f"{unit}/{i}.wav", np.full((4, 5), i)) for i in range(2)]
+        storage.commit(storage.join(str(root), "parts", part_name(unit)), encode_part(rows, format_of(INFO)))
     errors = encode_errors([ErrorRow("bad.wav", "/x/bad.wav", "AudioError", "empty")])
     storage.commit(storage.join(str(root), "errors", part_name(0)), errors)
     return root
@@ -46,7 +47,8 @@ def test_a_dataset_is_a_lazy_frame_over_all_parts(dataset):
     frame = open_dataset(dataset)
     assert isinstance(frame, pl.LazyFrame)
     assert frame.select("id").collect()["id"].to_list() == ["0/0.wav", "0/1.wav", "1/0.wav", "1/1.wav"]
-    assert "PROJECT 1/16 COLUMNS" in frame.select("id").explain()
+    assert re.search(r"PROJECT 1/\d+ COLUMNS", frame.select("id").explain())
+    assert re.search(r"PROJECT 1/\d+ COLUMNS", open_dataset(dataset, verify=False).select("id").explain())
 
 
 def test_what_is_not_a_committed_part_is_not_read(dataset):

@@ -1,6 +1,7 @@
 """The decode job: what a dataset holds becomes files again, inside one folder and nowhere else."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_a_part_without_the_scales_that_its_codec_needs_is_refused(segmented_cod
     write_dataset(tmp_path / "tokens", segmented_codec_dir, WAVEFORMS)
     part = sorted((tmp_path / "tokens" / "parts").iterdir())[1]
     pl.read_parquet(part).drop("scales").write_parquet(part)
+    shutil.rmtree(tmp_path / "tokens" / "records")  # rewritten on purpose
     with pytest.raises(DatasetError, match=r"part-00001\.parquet: lacks scales"):
         list(read_utterances(tmp_path / "tokens", 4))
 
@@ -82,6 +84,7 @@ def test_a_column_that_is_no_column_of_lists_is_refused(segmented_codec_dir, tmp
     part = sorted((tmp_path / "tokens" / "parts").iterdir())[0]
     value = pl.lit(None, pl.List(pl.Float32)) if kind == "null" else pl.lit("loud")
     pl.read_parquet(part).with_columns(scales=value).write_parquet(part)
+    shutil.rmtree(tmp_path / "tokens" / "records")  # rewritten on purpose
     with pytest.raises(DatasetError, match="part-00000"):
         list(read_utterances(tmp_path / "tokens", 4))
 
@@ -274,6 +277,7 @@ def test_rows_whose_codes_are_bad_are_reported_and_the_others_decoded(ray_sessio
     frame.with_columns(
         num_samples=pl.when(pl.col("id") == broken).then(7).otherwise(pl.col("num_samples"))
     ).write_parquet(part)
+    shutil.rmtree(dataset / "records")  # rewritten on purpose
     summary = decode(dataset, tmp_path / "out")
     assert summary.num_files == 9
     assert list(summary.errors) == [broken]

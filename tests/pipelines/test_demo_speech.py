@@ -19,7 +19,7 @@ CLIPS = [json.loads(line) for line in (FOLDER / "clips.jsonl").read_text(encodin
 def test_every_clip_is_listed_and_every_listed_clip_is_there():
     """clips.jsonl and the folder say the same, and a corpus job over the folder sees exactly these files."""
     ids = sorted(clip["id"] for clip in CLIPS)
-    assert [file.id for file in list_source(FOLDER)] == ids
+    assert list_source(FOLDER).column("id").to_pylist() == ids
     assert len(set(ids)) == len(ids)
     assert all(set(clip) == {"id", "voice", "language", "text"} and clip["text"].strip() for clip in CLIPS)
 

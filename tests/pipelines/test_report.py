@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from lm_head.entropy import code_histogram, order_zero_entropy, perplexity
-from pipelines.parts import encode_part, part_name
+from pipelines.parts import ErrorRow
 from pipelines.report import write_report
 from pipelines.spectrogram import codes_png, entry_levels, magma, mel_filters, reference_level, spectrogram_png
 from tests.conftest import make_codec, speech_like, tiny_spec
-from tests.pipelines.small_datasets import write_audio_folder, write_dataset
+from tests.pipelines.small_datasets import info_of, write_audio_folder, write_dataset, write_units
 from tokenizer import DatasetError, load_codec, save_codec
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "rect"}
@@ -103,7 +103,7 @@ def test_every_example_plays_the_original_and_each_bandwidth(dataset, tmp_path):
 
 def test_examples_of_a_stereo_codec_begin_as_the_whole_file(segmented_codec_dir, tmp_path, monkeypatch):
     """The beginning of an utterance, cut anywhere in a segment, is what decoding all of it begins with, in stereo."""
-    monkeypatch.setattr("pipelines.report.MAX_EXAMPLE_S", 0.011)  # 264 samples, of segments of 160 every 152
+    monkeypatch.setattr("pipelines.report_examples.MAX_EXAMPLE_S", 0.011)  # 264 samples, of segments of 160 every 152
     waveforms = write_audio_folder(tmp_path / "speech", ["a.wav"])
     write_dataset(tmp_path / "tokens", segmented_codec_dir, waveforms, audio_folder=tmp_path / "speech")
     page = Page(write_report(tmp_path / "tokens", tmp_path / "r.html", bandwidths_kbps=[48]).read_text())
@@ -171,10 +171,8 @@ def test_errors_are_listed(dataset, tmp_path):
 
 def test_a_dataset_without_a_single_row_has_a_report(tiny_codec_dir, tmp_path):
     """Where every input failed, the page says so instead of dividing by zero."""
-    write_dataset(tmp_path / "tokens", tiny_codec_dir, {}, errors=[("a.wav", "AudioError", "broken")])
-    (tmp_path / "tokens" / "parts").mkdir(exist_ok=True)
-    part = encode_part([], load_codec(tiny_codec_dir).spec, 4, {})
-    (tmp_path / "tokens" / "parts" / part_name(0)).write_bytes(part)
+    info = info_of(load_codec(tiny_codec_dir), tiny_codec_dir, 4)
+    write_units(tmp_path / "tokens", info, [[]], [ErrorRow("a.wav", "/nowhere/a.wav", "AudioError", "broken")])
     page = Page(write_report(tmp_path / "tokens", tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "No audio in this dataset could be tokenized." in page.text
     assert "broken" in page.text

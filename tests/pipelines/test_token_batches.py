@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.commit_record import read_record
 from pipelines.lm_recipe import HeldOut
 from pipelines.token_batches import TokenBatches
 from pipelines.token_copy import held_out_place
@@ -141,8 +142,9 @@ def test_the_copy_is_made_once_and_follows_the_dataset(dataset, tiny_codec_dir, 
 def test_a_damaged_part_is_named(dataset, tmp_path):
     """A flipped bit in the codes; nothing is left that a later run would take for a whole copy."""
     part = Path(dataset, "parts", "part-00000.parquet")
-    content = bytearray(part.read_bytes())
-    content[len(content) // 3] ^= 4
+    content, record = bytearray(part.read_bytes()), next(Path(dataset, "records").glob("part-00000.*"))
+    chunk = read_record(str(record)).part.chunks["codes_00"][0]
+    content[chunk.offset + chunk.num_bytes // 2] ^= 4
     part.write_bytes(content)
     with pytest.raises(DatasetError, match="part-00000"):
         store_of([dataset], tmp_path)

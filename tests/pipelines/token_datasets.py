@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from pipelines import storage
-from pipelines.dataset_info import write_dataset_info
-from pipelines.parts import TokenRow, encode_part, part_name
-from tests.pipelines.small_datasets import info_of
+from tests.pipelines.small_datasets import info_of, write_units
+from tests.pipelines.token_rows import token_row
 from tokenizer import load_codec
 
 
@@ -14,25 +12,10 @@ def write_codes(root, codec_dir, utterances, *, rows_per_part=4):
     codec = load_codec(codec_dir)
     levels = len(next(iter(utterances.values())))
     info = info_of(codec, codec_dir, levels)
-    write_dataset_info(str(root), info)
-    rows = [_row(codec.spec, name, codes) for name, codes in utterances.items()]
-    for unit, start in enumerate(range(0, len(rows), rows_per_part)):
-        part = encode_part(rows[start : start + rows_per_part], codec.spec, levels, info.codec)
-        storage.commit(storage.join(str(root), "parts", part_name(unit)), part)
+    hop = codec.spec.hop_length
+    rows = [token_row(name, codes, num_samples=codes.shape[1] * hop) for name, codes in utterances.items()]
+    write_units(root, info, [rows[start : start + rows_per_part] for start in range(0, len(rows), rows_per_part)])
     return str(root)
-
-
-def _row(spec, name, codes):
-    return TokenRow(
-        id=name,
-        uri=f"/nowhere/{name}",
-        num_samples=codes.shape[1] * spec.hop_length,
-        source_sample_rate=spec.sample_rate,
-        source_channels=1,
-        peak=0.5,
-        rms_dbfs=-20.0,
-        codes=codes.astype(np.uint16),
-    )
 
 
 def counting_codes(num_utterances, num_frames, num_codebooks=4, codebook_size=16):

@@ -175,6 +175,40 @@ def test_blocks_are_bounded_in_samples_and_in_seconds(tmp_path):
             assert next(reader.blocks()).shape == (channels, longest)
 
 
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "opus", "mp3", "ima_adpcm", "gsm610", "piped flac"])
+def test_skipping_is_exact(encoded, waveform, extension):
+    """To the sample, in formats that can be entered anywhere and in those that cannot; MP3 differs in the last bit."""
+    content = io.BytesIO()
+    if extension == "piped flac":
+        content = flac_that_claims(encoded["flac"], 0)
+    elif extension in encoded:
+        content = io.BytesIO(encoded[extension])
+    else:
+        soundfile.write(content, waveform[0].numpy(), RATE, format="WAV", subtype=extension.upper())
+    whole, _ = read_audio(content)
+    for num_skipped in (0, 1, 5000, 20001, whole.shape[1] - 1):
+        with open_audio(content) as reader:
+            reader.skip(num_skipped)
+            rest = torch.cat(list(reader.blocks()), dim=1)
+        tolerance = 1e-6 if extension == "mp3" else 0
+        torch.testing.assert_close(rest, whole[:, num_skipped:], atol=tolerance, rtol=0)
+    with open_audio(content) as reader:
+        reader.skip(whole.shape[1])
+        assert list(reader.blocks()) == []
+    with pytest.raises(AudioError, match=r"before the|cannot go on at"), open_audio(content) as reader:
+        reader.skip(whole.shape[1] + 1)
+
+
+def test_a_part_is_read_without_the_rest(encoded):
+    """Blocks end where the part ends, and damage behind it is not looked for."""
+    truncated = io.BytesIO(encoded["wav"][:-5000])
+    with open_audio(truncated) as reader:
+        reader.skip(1000)
+        assert torch.cat(list(reader.blocks(3000)), dim=1).shape == (1, 3000)
+    with open_audio(truncated) as reader, pytest.raises(AudioError, match="damaged"):
+        list(reader.blocks(23999))
+
+
 def test_a_file_of_any_length_is_opened(encoded):
     """What its header claims allocates nothing: 2**36 samples are welcome, until they turn out to be missing."""
     with open_audio(flac_that_claims(encoded["flac"], 2**36 - 1)) as reader:
@@ -191,7 +225,7 @@ def test_faults_of_the_reader_are_not_faults_of_the_file(tmp_path, encoded):
     (tmp_path / "a.wav").write_bytes(encoded["wav"])
     with pytest.raises(OSError, match="their own"), open_audio(tmp_path / "a.wav") as reader:
         raise OSError("their own")
-    assert reader._file.closed
+    assert reader._decoder._file.closed
 
 
 def test_a_wav_beyond_its_header_is_refused(tmp_path, encoded):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import speech_like
 from tokenizer import AudioError, mix_channels, resample, sinc_filter
-from tokenizer.resample import StreamingResampler
+from tokenizer.resampling import StreamingResampler
 from tokenizer.torchaudio_import import import_torchaudio
 
 RATES = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000]

@@ -1,0 +1,125 @@
+"""The encoders of a corpus job on Ray: as many as asked for or as the cluster holds, replaced when they die."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from pipelines.progress import Progress
+
+# Half a core for an encoder and half for a reader: with fewer than two encoders a core, a reader always finds room.
+ENCODER_CPUS = READER_CPUS = 0.5
+RECOUNT_S = 5.0  # how often the cluster is asked how large it is now
+PATIENCE_S = 30.0  # without any encoder, before the wait is explained
+
+
+def count_encoders(wanted: int | None, gpus_per_worker: float) -> int:
+    """How many encoders the cluster holds now, and no more than are wanted; at least one."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    held = int(gpus / gpus_per_worker) if gpus_per_worker > 0 else int(cpus)
+    room = int(cpus / ENCODER_CPUS) - 1  # and half a core for a reader
+    return max(1, min(held if wanted is None else wanted, room))
+
+
+class EncoderPool:
+    """Encoders that start, work, wait and die.
+
+    Args:
+        start: makes one; returns its handle.
+        wanted: how many at most; None for as many as the cluster holds, which may grow and shrink.
+        gpus_per_worker: GPUs that each takes.
+        progress: is told what the job waits for.
+    """
+
+    def __init__(
+        self, start: Callable[[], Any], wanted: int | None, gpus_per_worker: float, progress: Progress
+    ) -> None:
+        self._start, self._wanted, self._gpus, self._progress = start, wanted, gpus_per_worker, progress
+        self._all: set[Any] = set()  # alive or starting
+        self._idle: deque[Any] = deque()
+        self._busy_since: dict[Any, float] = {}
+        self._busy_s, self._counted_at = 0.0, time.monotonic()
+        self._target, self._recount_at, self._none_since = 0, 0.0, time.monotonic()
+        self._any_ready = self._explained = False
+
+    def __len__(self) -> int:
+        """How many are alive or starting."""
+        return len(self._all)
+
+    @property
+    def num_busy(self) -> int:
+        """How many are at work."""
+        return len(self._busy_since)
+
+    def start_missing(self) -> list[tuple[Any, Any]]:
+        """Start as many as are missing; each with the reference that says that it is ready."""
+        now = time.monotonic()
+        if now >= self._recount_at:
+            self._target, self._recount_at = count_encoders(self._wanted, self._gpus), now + RECOUNT_S
+        started = []
+        while len(self._all) < self._target:
+            encoder = self._start()
+            self._all.add(encoder)
+            started.append((encoder, encoder.ready.remote()))
+        self._explain_wait(now)
+        return started
+
+    def _explain_wait(self, now: float) -> None:
+        if self._any_ready or self._explained or now - self._none_since < PATIENCE_S:
+            return
+        self._explained = True
+        gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
+        self._progress.say(f"no encoder could start yet: each waits for {ENCODER_CPUS:g} CPUs{gpus} that are free")
+
+    def rest(self, encoder: Any) -> None:
+        """One is ready, or has done its work."""
+        self._any_ready = True
+        self._stop_clock(encoder)
+        self._idle.append(encoder)
+
+    def take(self) -> Any | None:
+        """One that is idle, or None."""
+        if not self._idle:
+            return None
+        encoder = self._idle.popleft()
+        self._busy_since[encoder] = time.monotonic()
+        return encoder
+
+    def drop(self, encoder: Any) -> None:
+        """End one; another takes its place."""
+        self._stop_clock(encoder)
+        if encoder in self._all:
+            self._all.discard(encoder)
+            ray.kill(encoder)
+
+    def let_go(self, needed: int) -> None:
+        """End idle ones that are more than will be needed again: what they hold is free for others."""
+        self._target, self._recount_at = min(self._target, max(needed, 1)), float("inf")
+        while self._idle and len(self._all) > max(needed, 1):
+            self.drop(self._idle.popleft())
+
+    def end(self) -> None:
+        """End all."""
+        for encoder in list(self._all):
+            self.drop(encoder)
+
+    def busy_share(self) -> float:
+        """Share of the encoders' time that they were at work since the last call."""
+        now = time.monotonic()
+        for encoder in list(self._busy_since):
+            self._stop_clock(encoder)
+            self._busy_since[encoder] = now
+        elapsed = (now - self._counted_at) * max(1, len(self._all))
+        share = self._busy_s / elapsed if elapsed > 0 else 0.0
+        self._busy_s, self._counted_at = 0.0, now
+        return min(1.0, share)
+
+    def _stop_clock(self, encoder: Any) -> None:
+        since = self._busy_since.pop(encoder, None)
+        if since is not None:
+            self._busy_s += time.monotonic() - since

@@ -1,0 +1,147 @@
+"""How a unit is committed: its errors, the record of what it holds, and last its part, which says that it is done."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.commit_record import record_name, record_of
+from pipelines.encoder import EncodedBundle
+from pipelines.parts import (
+    ErrorRow,
+    PartFormat,
+    PartSize,
+    TokenRow,
+    encode_errors,
+    encode_part,
+    measure_part,
+    part_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where units are committed, and what their parts have in common."""
+
+    dataset: str
+    form: PartFormat
+    lm: Any = None  # Ray's reference to the CarriedLM that compresses the codes; None: they are not
+
+
+@dataclass(frozen=True, slots=True)
+class UnitInputs:
+    """The listed inputs of a unit."""
+
+    number: int  # of the unit in the plan
+    ids: Sequence[str]  # in listing order, which is the order of the rows
+    uris: Sequence[str]
+    extra: pa.Table  # their columns that travel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitResult:
+    """What a committed unit adds to the totals."""
+
+    num_ok: int  # inputs
+    errors: Counter[str]  # inputs, by class
+    num_rows: int
+    audio_seconds: float
+    size: PartSize
+    padded_seconds: float  # of audio that went through the codec, silence at batch ends included
+    seconds: float  # that writing took
+
+
+def commit_unit(unit: UnitInputs, target: Target, *bundles: EncodedBundle) -> UnitResult:
+    """Write a unit, each file in one atomic step.
+
+    The part comes last because its presence says that the unit is done: killed before, the unit is done again and
+    writes the same errors over. A part is written even if no row worked. An input of which a segment failed is an error
+    as a whole. Where another job on this dataset was faster, its part stays.
+
+    Args:
+        unit: what it is made of.
+        target: the dataset.
+        bundles: all rows of the unit, in any order.
+    """
+    begin = time.perf_counter()
+    tokens, errors = _by_input(unit, bundles)
+    extra = unit.extra.take([unit.ids.index(row.input_id) for row in tokens]) if unit.extra.num_columns else None
+    content = encode_part(tokens, target.form, extra)
+    _write(unit, target, content, tokens, errors)
+    return UnitResult(
+        num_ok=len(unit.ids) - len(errors),
+        errors=Counter(row.error for row in errors),
+        num_rows=len(tokens),
+        audio_seconds=_audio_seconds(tokens, target),
+        size=measure_part(content, tokens),
+        padded_seconds=sum(bundle.padded_seconds for bundle in bundles),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _by_input(unit: UnitInputs, bundles: Sequence[EncodedBundle]) -> tuple[list[TokenRow], list[ErrorRow]]:
+    """Rows in listing order, segments in theirs; of inputs with an error, only the first one."""
+    rows: dict[str, list[TokenRow]] = {name: [] for name in unit.ids}
+    errors: dict[str, ErrorRow] = {}
+    for bundle in bundles:
+        for row in bundle.rows:
+            if isinstance(row, ErrorRow):
+                errors.setdefault(row.id, row)
+            else:
+                rows[row.input_id].append(row)
+    ordered = [sorted(rows[name], key=lambda row: row.start_sample) for name in unit.ids if name not in errors]
+    return [row for own in ordered for row in own], [errors[name] for name in unit.ids if name in errors]
+
+
+def _write(
+    unit: UnitInputs, target: Target, content: bytes, tokens: Sequence[TokenRow], errors: Sequence[ErrorRow]
+) -> None:
+    part_uri = storage.join(target.dataset, "parts", part_name(unit.number))
+    if storage.find_file(part_uri) is not None:
+        return  # another job on this dataset was faster
+    record_uri = _describe(unit, target, content, len(tokens), errors, _audio_seconds(tokens, target))
+    if not storage.create(part_uri, content):
+        storage.remove(record_uri)
+        _stand_back(unit, target, storage.read_bytes(part_uri), errors)
+
+
+def _describe(
+    unit: UnitInputs, target: Target, content: bytes, num_rows: int, errors: Sequence[ErrorRow], audio_seconds: float
+) -> str:
+    """Write the errors and the record that belong to a part; returns the URI of the record."""
+    errors_uri = storage.join(target.dataset, "errors", part_name(unit.number))
+    failures = encode_errors(errors) if errors else None
+    if failures is not None:
+        storage.commit(errors_uri, failures)
+    else:
+        storage.remove(errors_uri)  # of an earlier, killed attempt that had any
+    record = record_of(content, num_rows, failures, len(errors), audio_seconds)
+    record_uri = storage.join(target.dataset, "records", record_name(unit.number, record.part.sha256))
+    storage.commit(record_uri, record.to_json().encode())
+    return record_uri
+
+
+def _stand_back(unit: UnitInputs, target: Target, content: bytes, errors: Sequence[ErrorRow]) -> None:
+    """Another job's part was first, and our errors may lie over its: write those that its part leaves open."""
+    table = pq.read_table(io.BytesIO(content), columns=["input_id", "duration_s"], page_checksum_verification=True)
+    there, own = set(table.column("input_id").to_pylist()), {row.id: row for row in errors}
+    unknown = "it failed in another job that was at work on this dataset at the same time"
+    left = [
+        own.get(name, ErrorRow(name, uri, "unknown", unknown))
+        for name, uri in zip(unit.ids, unit.uris, strict=True)
+        if name not in there
+    ]
+    audio_seconds = sum(table.column("duration_s").to_pylist())
+    _describe(unit, target, content, table.num_rows, left, audio_seconds)
+
+
+def _audio_seconds(tokens: Sequence[TokenRow], target: Target) -> float:
+    return sum(row.num_samples for row in tokens) / target.form.spec.sample_rate
