@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def _run(
         from pipelines.conductor import Conductor, Crew  # Ray reads its settings, just made, while it is imported
         from pipelines.job_metrics import JobMetrics
 
-        _check_gpus(settings.gpus_per_worker)
+        if settings.address is None and not os.environ.get("RAY_ADDRESS"):
+            _check_gpus(settings.gpus_per_worker)  # a cluster may yet grow some
         info = read_dataset_info(root)  # as it was written by whoever began the dataset
         lm = None if settings.compress_with is None else ray.put(CarriedLM.read(settings.compress_with))
         form = PartFormat(

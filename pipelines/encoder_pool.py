@@ -21,9 +21,11 @@ def count_encoders(wanted: int | None, gpus_per_worker: float) -> int:
     """How many encoders the cluster holds now, and no more than are wanted; at least one."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
-    held = int(gpus / gpus_per_worker) if gpus_per_worker > 0 else int(cpus)
-    room = int(cpus / ENCODER_CPUS) - 1  # and half a core for a reader
-    return max(1, min(held if wanted is None else wanted, room))
+    most = int(cpus / ENCODER_CPUS) - 1  # and half a core for a reader
+    if gpus_per_worker > 0:
+        most = min(most, int(gpus / gpus_per_worker))
+    usual = most if gpus_per_worker > 0 else int(cpus)
+    return max(1, min(usual if wanted is None else wanted, most))
 
 
 class EncoderPool:
@@ -46,6 +48,7 @@ class EncoderPool:
         self._busy_s, self._counted_at = 0.0, time.monotonic()
         self._target, self._recount_at, self._none_since = 0, 0.0, time.monotonic()
         self._any_ready = self._explained = False
+        self._asked_for: int | None = None
 
     def __len__(self) -> int:
         """How many are alive or starting."""
@@ -61,6 +64,7 @@ class EncoderPool:
         now = time.monotonic()
         if now >= self._recount_at:
             self._target, self._recount_at = count_encoders(self._wanted, self._gpus), now + RECOUNT_S
+            self._ask_for(self._wanted if self._wanted is not None and self._wanted > self._target else None)
         started = []
         while len(self._all) < self._target:
             encoder = self._start()
@@ -68,6 +72,19 @@ class EncoderPool:
             started.append((encoder, encoder.ready.remote()))
         self._explain_wait(now)
         return started
+
+    def _ask_for(self, count: int | None) -> None:
+        """Tell a cluster that grows by itself how many encoders it should have place for; None: as it is will do.
+
+        Encoders are not started before they have a place: on CPUs they would take that of the readers.
+        """
+        if count == self._asked_for:
+            return
+        from ray.autoscaler.sdk import request_resources
+
+        share = {"CPU": ENCODER_CPUS + READER_CPUS} | ({"GPU": self._gpus} if self._gpus else {})
+        request_resources(bundles=[share] * (count or 0))
+        self._asked_for = count
 
     def _explain_wait(self, now: float) -> None:
         if self._any_ready or self._explained or now - self._none_since < PATIENCE_S:
@@ -105,6 +122,7 @@ class EncoderPool:
 
     def end(self) -> None:
         """End all."""
+        self._ask_for(None)
         for encoder in list(self._all):
             self.drop(encoder)
 

@@ -70,7 +70,8 @@ def duplicates_section(report: Report) -> str:
         return note("None: no two rows have the same sound.")
     about = "about " if found.looked_at < 1 else ""
     text = (
-        f"{about}{count(found.num_surplus, 'row')} repeat the sound of another one, in {about}"
+        f"{about}{count(found.num_surplus, 'row')} {'repeats' if found.num_surplus == 1 else 'repeat'} the sound of "
+        f"another one, in {about}"
         f"{count(found.num_groups, 'group')}: {about}{duration(found.surplus_seconds)} that could be left out. Equal "
         "sound counts, whatever the container or the name; other encodings of it do not."
     )

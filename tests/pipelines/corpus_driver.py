@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from importlib import import_module
 
 from pipelines import tokenize_corpus
 from tests.pipelines import worker_faults
@@ -12,8 +13,9 @@ from tokenizer import QuantoneError
 def main(arguments):
     """Run the job; its own errors end it with exit code 1 and one line."""
     source, dataset, settings, faults = json.loads(arguments)
-    for name, values in faults.items():
-        getattr(worker_faults, name)(*values)
+    for place, (fault, *values) in faults.items():
+        module, _, name = place.rpartition(".")
+        setattr(import_module(module), name, getattr(worker_faults, fault)(*values))
     try:
         summary = tokenize_corpus(source, dataset, **settings)
     except (QuantoneError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.parts import part_name
 from tests.pipelines.token_datasets import write_codes
 
 BYTE_IDS = 256  # of the byte tokenizer
@@ -28,11 +30,21 @@ def write_small(root, codec_dir, lengths, *, texts=None, rows_per_part=4):
     write_codes(root, codec_dir, codes, rows_per_part=rows_per_part)
     if texts is not None:
         values = iter(texts)
-        for path in sorted(Path(root, "parts").iterdir()):
-            table = pq.read_table(path)
+
+        def with_text(table):
             column = pa.array([next(values) for _ in range(table.num_rows)], pa.string())
-            pq.write_table(table.append_column("text", column), path, write_page_checksum=True)
+            return table.append_column("text", column)
+
+        for number in range(len(list(Path(root, "parts").iterdir()))):
+            rewrite_part(root, number, with_text)
     return codes
+
+
+def rewrite_part(root, number, change):
+    """A part as another tool may have written it: a changed table, in row groups of two, without a commit record."""
+    path = Path(root, "parts", part_name(number))
+    pq.write_table(change(pq.read_table(path)), path, row_group_size=2, write_page_checksum=True)
+    shutil.rmtree(Path(root, "records"), ignore_errors=True)
 
 
 def write_tokenizer(path, **changes):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,7 +19,7 @@ from pipelines.export_card import decode_tokens
 from pipelines.export_rows import RowReader
 from pipelines.parts import encode_part, part_name
 from pipelines.token_stream import StreamSettings, TokenStream
-from tests.pipelines.exports import random_codes, read_exported, write_small
+from tests.pipelines.exports import random_codes, read_exported, rewrite_part, write_small
 from tests.pipelines.small_datasets import format_of, info_of
 from tests.pipelines.token_rows import token_row
 from tokenizer import DatasetError, load_codec
@@ -28,17 +27,11 @@ from tokenizer import DatasetError, load_codec
 LENGTHS = (5, 1, 9, 12, 3, 7, 2)
 
 
-def rewrite(dataset, change, number=0):
-    """Another tool's version of a part."""
-    path = Path(dataset, "parts", part_name(number))
-    pq.write_table(change(pq.read_table(path)), path, row_group_size=2)
-
-
 @pytest.fixture
 def dataset(tiny_codec_dir, tmp_path):
     """Seven rows in two parts, of which the first has two row groups."""
     codes = write_small(tmp_path / "tokens", tiny_codec_dir, LENGTHS)
-    rewrite(tmp_path / "tokens", lambda table: table)
+    rewrite_part(tmp_path / "tokens", 0, lambda table: table)
     return str(tmp_path / "tokens"), codes
 
 
@@ -99,7 +92,7 @@ def test_compressed_datasets_are_exported_and_streamed(compressed, tmp_path):
 def test_parts_without_rows_are_passed_over(dataset):
     """A unit may have had errors only."""
     root, codes = dataset
-    rewrite(root, lambda table: table.slice(0, 0))
+    rewrite_part(root, 0, lambda table: table.slice(0, 0))
     names = list(codes)[4:]
     assert RowReader(root, 4).num_rows() == [0, 3]
     assert [item["id"] for item in TokenStream(root)] == names
@@ -134,13 +127,30 @@ def flat(table):
 def test_parts_that_say_something_else_are_refused(dataset, change, message):
     """With the part's name, when they are read."""
     root, _ = dataset
-    rewrite(root, change, number=1)
+    rewrite_part(root, 1, change)
     reader = RowReader(root, 4, "said")
     assert len(list(reader.rows_of(0))) == 4
     with pytest.raises(DatasetError, match=rf"part-00001.parquet.*{message}"):
         list(reader.rows_of(1))
     with pytest.raises(DatasetError, match=message):
         reader.read_part(1)
+
+
+def test_no_flipped_bit_becomes_a_token(tiny_codec_dir, tmp_path):
+    """What is read is checked against the commit records, the footer too."""
+    codes = write_small(tmp_path / "tokens", tiny_codec_dir, (900, 700))
+    part = tmp_path / "tokens/parts/part-00000.parquet"
+    content, rng, found = part.read_bytes(), np.random.default_rng(0), 0
+    for place in rng.integers(0, len(content), 60).tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        part.write_bytes(damaged)
+        try:
+            for row in RowReader(tmp_path / "tokens", 4).rows_of(0):
+                assert np.array_equal(row.codes, codes[row.id])
+        except DatasetError:
+            found += 1
+    assert found > 30
 
 
 def test_a_dataset_without_parts_is_refused(dataset):

@@ -1,10 +1,8 @@
 """The report: one page that needs nothing beside it, and repeats data without ever running it."""
 
-import base64
 import io
 import re
 import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -17,47 +15,9 @@ from pipelines.parts import ErrorRow
 from pipelines.report import write_report
 from pipelines.spectrogram import codes_png, entry_levels, magma, mel_filters, reference_level, spectrogram_png
 from tests.conftest import make_codec, speech_like, tiny_spec
+from tests.pipelines.pages import Page, decode_uri
 from tests.pipelines.small_datasets import info_of, write_audio_folder, write_dataset, write_units
 from tokenizer import DatasetError, load_codec, save_codec
-
-VOID = {"meta", "img", "br", "link", "input", "hr", "rect"}
-
-
-class Page(HTMLParser):
-    """Collects elements with their attributes, and checks that tags nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(self.words)
-
-    def attributes(self, tag, name):
-        return [values[name] for kind, values in self.elements if kind == tag and name in values]
-
-
-def decode_uri(uri):
-    kind, content = uri.removeprefix("data:").split(";base64,")
-    return kind, io.BytesIO(base64.b64decode(content))
 
 
 @pytest.fixture

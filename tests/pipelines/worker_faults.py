@@ -1,0 +1,204 @@
+"""Readers, encoders and committers that fail on purpose: factories of what a test puts in the place of the real one.
+
+What they return goes to Ray's workers. A marker is a file that a fault makes when it strikes, so that it strikes once.
+"""
+
+import ctypes
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipelines import bundle_reader, storage, unit_commit
+from pipelines.bundle_reader import file_of
+from pipelines.encoder import Encoder
+
+CUTS = ("before the record", "before the part", "inside the part", "after the part")
+
+
+def struck(marker):
+    """Whether this call is the first to strike."""
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def powerless_committer(cut, marker):
+    """A committer that takes itself and its driver away at a point of its work, once; call it in the driver."""
+    driver = os.getpid()
+
+    def commit(unit, target, *bundles):
+        has_errors = any(isinstance(row, bundle_reader.ErrorRow) for bundle in bundles for row in bundle.rows)
+        if not has_errors or not struck(marker):
+            return unit_commit.commit_unit(unit, target, *bundles)
+
+        def power_cut(*_):
+            os.kill(driver, signal.SIGKILL)
+            os._exit(1)
+
+        real = storage.commit
+        if cut == "before the record":
+            storage.commit = lambda uri, content: power_cut() if "/records/" in uri else real(uri, content)
+        elif cut == "before the part":
+            storage.create = power_cut
+        elif cut == "inside the part":
+            storage._link = power_cut
+        unit_commit.commit_unit(unit, target, *bundles)
+        return power_cut()
+
+    return commit
+
+
+def slow_committer(before_part_s):
+    """A committer that waits between its look for a part and its own try, so that two of them overlap."""
+
+    def commit(unit, target, *bundles):
+        real = storage.create
+
+        def create(uri, content):
+            time.sleep(before_part_s)
+            return real(uri, content)
+
+        storage.create = create
+        try:
+            return unit_commit.commit_unit(unit, target, *bundles)
+        finally:
+            storage.create = real
+
+    return commit
+
+
+def full_committer(marker):
+    """A committer whose disk has no room for a part while a file is there."""
+
+    def commit(unit, target, *bundles):
+        real = os.fsync
+
+        def fsync(descriptor):
+            if Path(marker).exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(descriptor)
+
+        os.fsync = fsync
+        try:
+            return unit_commit.commit_unit(unit, target, *bundles)
+        finally:
+            os.fsync = real
+
+    return commit
+
+
+def slow_reader(seconds, pids=None):
+    """A reader that takes its time, and leaves its process id in a folder while it does."""
+
+    def read(work, settings, pulse=None):
+        found = bundle_reader.read_bundle(work, settings, pulse)
+        with _told(pids):
+            time.sleep(seconds)
+        return found
+
+    return read
+
+
+def slow_encoder(seconds, pids=None, log=None):
+    """An encoder that takes its time; likewise. Its log has a line a call: node, begin and end."""
+
+    class Slow(Encoder):
+        def encode_bundle(self, pulse, *reads):
+            begin = time.time()
+            found = super().encode_bundle(pulse, *reads)
+            with _told(pids):
+                time.sleep(seconds)
+            if log is not None:
+                import ray
+
+                node = ray.get_runtime_context().get_node_id()
+                with Path(log).open("a") as stream:
+                    stream.write(f"{node} {begin} {time.time()}\n")
+            return found
+
+    return Slow
+
+
+class _told:
+    """Leaves this process's id in a folder for the length of a block."""
+
+    def __init__(self, folder):
+        self._path = None if folder is None else Path(folder) / str(os.getpid())
+
+    def __enter__(self):
+        if self._path is not None:
+            self._path.touch()
+
+    def __exit__(self, *_):
+        if self._path is not None:
+            self._path.unlink()
+
+
+def hanging_reader(names):
+    """A reader that never gets done with some inputs; {name: how}: sleeping, or with Python's lock held."""
+
+    def hang(how):
+        if how == "sleeps":
+            time.sleep(3600)
+        elif how == "holds the lock":
+            ctypes.PyDLL(None).sleep(3600)
+
+    return _reader_that(lambda name: hang(names.get(name)))
+
+
+def hungry_reader(name, num_bytes):
+    """A reader that one input makes eat memory, and then wait for what comes."""
+
+    def eat(found):
+        if found == name:
+            eaten = []
+            while len(eaten) < num_bytes // 2**26:
+                eaten.append(np.ones(2**26, np.uint8))
+                time.sleep(0.02)
+            time.sleep(3600)
+
+    return _reader_that(eat)
+
+
+def starved_reader(name, allowed_bytes):
+    """A reader that one input makes ask for more memory than its process may have."""
+
+    def eat(found):
+        if found != name:
+            return
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (held + allowed_bytes, before[1]))
+        try:
+            np.ones(2 * allowed_bytes, np.uint8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    return _reader_that(eat)
+
+
+def _reader_that(does):
+    """A reader that does something, given the input's id, before it reads an input."""
+
+    def read(work, settings, pulse=None):
+        real = bundle_reader._read
+
+        def read_one(reader, item, *rest):
+            does(file_of(item).id)
+            return real(reader, item, *rest)
+
+        bundle_reader._read = read_one
+        try:
+            return bundle_reader.read_bundle(work, settings, pulse)
+        finally:
+            bundle_reader._read = real
+
+    return read
