@@ -12,6 +12,7 @@ from lm_head.layouts import make_layout
 from lm_head.lm_checkpoint import LMCard, bundled_lms, load_coder, load_lm, read_lm_card, save_lm
 from lm_head.sampling import Sampling
 from lm_head.token_lm import LMConfig, TokenLM
+from lm_head.vocabulary import SpecialTokens, Vocabulary
 
 __all__ = [
     "BlockCoder",
@@ -21,7 +22,9 @@ __all__ = [
     "LMCard",
     "LMConfig",
     "Sampling",
+    "SpecialTokens",
     "TokenLM",
+    "Vocabulary",
     "bundled_lms",
     "code_histogram",
     "compress",

@@ -14,14 +14,36 @@ if TYPE_CHECKING:
     from pipelines.dataset import open_dataset
     from pipelines.decode_actor import DecodeActor
     from pipelines.decode_job import decode_dataset
+    from pipelines.export import export_tokens
+    from pipelines.export_card import decode_tokens
+    from pipelines.export_sequences import SequenceSettings
+    from pipelines.token_stream import StreamSettings, TokenStream
+    from pipelines.verify import verify_dataset
 
-__all__ = ["DecodeActor", "decode_dataset", "open_dataset", "tokenize_corpus"]
+__all__ = [
+    "DecodeActor",
+    "SequenceSettings",
+    "StreamSettings",
+    "TokenStream",
+    "decode_dataset",
+    "decode_tokens",
+    "export_tokens",
+    "open_dataset",
+    "tokenize_corpus",
+    "verify_dataset",
+]
 
 _ROOMS = {
     "DecodeActor": "pipelines.decode_actor",
+    "SequenceSettings": "pipelines.export_sequences",
+    "StreamSettings": "pipelines.token_stream",
+    "TokenStream": "pipelines.token_stream",
     "decode_dataset": "pipelines.decode_job",
+    "decode_tokens": "pipelines.export_card",
+    "export_tokens": "pipelines.export",
     "open_dataset": "pipelines.dataset",
     "tokenize_corpus": "pipelines.corpus_job",
+    "verify_dataset": "pipelines.verify",
 }
 
 

@@ -25,6 +25,7 @@ from pipelines.cli_bench import bench
 from pipelines.cli_compress import compress, decompress
 from pipelines.cli_evaluate import evaluate
 from pipelines.cli_evaluate_lm import evaluate_lm_command
+from pipelines.cli_export import export
 from pipelines.cli_generate import generate
 from pipelines.cli_outcome import FAILED, run
 from pipelines.cli_tokenize import tokenize
@@ -204,5 +205,5 @@ def report(
 
 app.command()(evaluate)
 app.command("evaluate-lm")(evaluate_lm_command)
-for command in (tokenize, verify, compress, decompress, generate):
+for command in (tokenize, verify, export, compress, decompress, generate):
     app.command()(command)

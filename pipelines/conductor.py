@@ -94,6 +94,7 @@ class Conductor:
         self._watch = WorkerWatch(crew.file_timeout_s)
         self._readable: deque[_Bundle] = deque()  # read, waiting for an encoder
         self._again: deque[_Bundle] = deque()
+        self._complete: deque[_Unit] = deque()  # waiting to be committed
         self._in_flight = 0  # bundles being read, waiting or being encoded
         self._committing = 0
         self._failed_starts, self._tell_at = 0, 0.0
@@ -152,6 +153,7 @@ class Conductor:
             if free is None:
                 break
             self._encode(self._readable.popleft(), free)
+        self._commit_some()
         # What else may be running is encoders that start too late to be of use.
         return self._in_flight + self._committing > 0
 
@@ -262,7 +264,12 @@ class Conductor:
         unit.encoded.append(encoded)
         unit.open_bundles -= 1
         if unit.open_bundles == 0:
-            self._commit(unit)
+            self._complete.append(unit)
+
+    def _commit_some(self) -> None:
+        """A few units at a time: each would start a process of its own."""
+        while self._complete and self._committing < max(2, len(self._pool)):
+            self._commit(self._complete.popleft())
 
     def _commit(self, unit: _Unit) -> None:
         done = self._committer.remote(unit.inputs, self._target, *unit.encoded)
@@ -282,7 +289,7 @@ class Conductor:
                 unit.encoded.clear()
                 self._again.extend(self._bundles(unit))
             else:
-                self._commit(unit)
+                self._complete.append(unit)
             return None
         return result
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lm_head.block_coder import BlockCoder
 from lm_head.compression import CodecIdentity
@@ -20,7 +19,7 @@ from lm_head.decompression import decompress_many
 from pipelines.dataset_info import DatasetInfo, read_dataset_info
 from pipelines.part_file import CheckedPart, PartFile, part_files
 from pipelines.parts import QTN_COLUMN, level_column
-from pipelines.stored_codes import load_dataset_coder
+from pipelines.stored_codes import list_items, load_dataset_coder
 from tokenizer import BitstreamError, DatasetError
 
 Codes = npt.NDArray[np.uint16]  # [K, T]
@@ -145,7 +144,7 @@ class _Levels:
     """Codes in one column a level."""
 
     def __init__(self, batch: pa.RecordBatch, num_codebooks: int, uri: str) -> None:
-        columns = [_lists(batch, level_column(level), uri) for level in range(num_codebooks)]
+        columns = [list_items(batch, level_column(level), uri) for level in range(num_codebooks)]
         lengths = columns[0][1]
         for level, (_, own_lengths) in enumerate(columns):
             if not np.array_equal(own_lengths, lengths):
@@ -180,14 +179,3 @@ class _Streams:
 
 def _num_rows(part: PartFile) -> int:
     return int(part.open().metadata.num_rows)
-
-
-def _lists(batch: pa.RecordBatch, name: str, uri: str) -> tuple[Codes, npt.NDArray[Any]]:
-    """A list column's items, all rows one after another, and the length of each row."""
-    column: Any = batch.column(name)  # a list array: Arrow's stubs know arrays only
-    if column.null_count:
-        raise DatasetError(f"{uri}: {name} is missing in some rows")
-    if not pa.types.is_list(column.type):
-        raise DatasetError(f"{uri}: {name} is {column.type}, not lists")
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-    return column.flatten().to_numpy(zero_copy_only=False), lengths

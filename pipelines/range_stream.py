@@ -88,4 +88,3 @@ def open_range(uri: str, start: int, size: int, name: str) -> BinaryIO:
         present = max(0, min(size, stream.seek(0, os.SEEK_END) - start))
         view = ByteRange(stream, start, present, name, owned=True)
     return cast("BinaryIO", io.BufferedReader(view))
-

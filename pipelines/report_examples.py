@@ -54,7 +54,9 @@ class ExampleChoice:
             _stretch=stretch, _long=pl.col("duration_s") > MAX_EXAMPLE_S, _far=(row - middle).abs()
         )
         both = found if self._best is None else pl.concat([self._best, found])
-        self._best = both.sort("_stretch", "_long", "_far", maintain_order=True).unique("_stretch", keep="first", maintain_order=True)
+        self._best = both.sort("_stretch", "_long", "_far", maintain_order=True).unique(
+            "_stretch", keep="first", maintain_order=True
+        )
 
     def rows(self) -> pl.DataFrame:
         """The rows that were chosen, in the order of the dataset."""

@@ -237,9 +237,13 @@ def polars_options() -> dict[str, str]:
     return options
 
 
-@functools.cache
 def s3_filesystem() -> Any:
     """The one connection pool for all that this process does with S3."""
+    return _s3_filesystem_of(os.getpid())
+
+
+@functools.cache
+def _s3_filesystem_of(_process: int) -> Any:  # a forked process cannot use its parent's: the thread behind it is gone
     import s3fs
 
     # Listings must not be cached: other processes write the parts that this one looks for.

@@ -187,7 +187,7 @@ def _has_scales(dataset: str | Path) -> bool:
 
 
 def _utterances(batch: pa.RecordBatch, levels: list[str], uri: str) -> Iterator[StoredUtterance]:
-    columns = [_lists(batch, name, uri) for name in levels]
+    columns = [list_items(batch, name, uri) for name in levels]
     lengths = columns[0][1]
     for name, (_, own_lengths) in zip(levels, columns, strict=True):
         if not np.array_equal(own_lengths, lengths):
@@ -195,19 +195,19 @@ def _utterances(batch: pa.RecordBatch, levels: list[str], uri: str) -> Iterator[
     codes = _rows(np.stack([flat for flat, _ in columns]), lengths)
     scales: list[NDArray[Any] | None] = [None] * batch.num_rows
     if SCALES_COLUMN in batch.schema.names:
-        flat, lengths = _lists(batch, SCALES_COLUMN, uri)
+        flat, lengths = list_items(batch, SCALES_COLUMN, uri)
         scales = [*_rows(flat.astype(np.float32), lengths)]
     fields = batch.select(["id", "num_samples"]).to_pylist()
     for field, levels_of_row, scales_of_row in zip(fields, codes, scales, strict=True):
         yield StoredUtterance(field["id"], field["num_samples"], levels_of_row, scales_of_row)
 
 
-def _lists(batch: pa.RecordBatch, name: str, uri: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def list_items(batch: pa.RecordBatch, name: str, uri: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """A list column's items, all rows one after another, and the length of each row."""
     column: Any = batch.column(name)  # a list array: Arrow's stubs know arrays only
     if column.null_count:
         raise DatasetError(f"{uri}: {name} is missing in some rows")
-    if not pa.types.is_list(column.type):
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):  # Polars writes the large ones
         raise DatasetError(f"{uri}: {name} is {column.type}, not lists")
     lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
     return column.flatten().to_numpy(zero_copy_only=False), lengths

@@ -166,7 +166,10 @@ def mix_channels(waveform: Tensor, channels: int) -> Tensor:
         raise AudioError(f"cannot mix a waveform of shape {list(waveform.shape)} to {channels} channel(s)")
     if waveform.shape[0] == channels:
         return waveform
-    return waveform.mean(dim=0, keepdim=True).expand(channels, -1).contiguous()
+    total = waveform[0]
+    for row in waveform[1:]:  # in this order for every sample: the order of `mean` depends on the length
+        total = total + row
+    return (total / len(waveform)).expand(channels, -1).contiguous()
 
 
 def _check_length(num_resampled: int) -> None:

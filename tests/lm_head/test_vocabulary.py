@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_head.layouts import LAYOUTS, make_layout
@@ -64,6 +64,7 @@ def codes_for(vocabulary, num_frames, seed):
     return torch.randint(vocabulary.layout.codebook_size, shape, generator=generator)
 
 
+@settings(deadline=None)
 @given(
     vocabulary=vocabularies(),
     order=st.sampled_from(ORDERS),
@@ -86,6 +87,7 @@ def test_codes_and_text_come_back_from_any_sequence(vocabulary, order, num_frame
     assert [some.tolist() for some in vocabulary.find_text(several)] == ([] if said is None else [text, text])
 
 
+@settings(deadline=None)
 @given(vocabulary=vocabularies(), num_frames=st.integers(0, 12), seed=st.integers(0, 99))
 def test_bare_audio_can_be_undone(vocabulary, num_frames, seed):
     """Without special tokens a sequence is the codes of one clip."""
@@ -97,6 +99,7 @@ def test_bare_audio_can_be_undone(vocabulary, num_frames, seed):
     assert bare.find_text(bare.sequence(codes)) == []
 
 
+@settings(deadline=None)
 @given(vocabulary=vocabularies(), cut=st.integers(0, 60), seed=st.integers(0, 99))
 def test_audio_that_breaks_off_gives_the_frames_that_are_whole(vocabulary, cut, seed):
     """The first frames, as many as have all their levels; none can be told where the finest level comes last."""
@@ -116,6 +119,7 @@ def test_audio_that_breaks_off_gives_the_frames_that_are_whole(vocabulary, cut, 
     assert torch.equal(found, codes if ended else codes[:, : whole[name]])
 
 
+@settings(deadline=None)
 @given(vocabulary=vocabularies())
 def test_a_vocabulary_survives_json(vocabulary):
     """What is written beside tokens gives the same vocabulary back."""

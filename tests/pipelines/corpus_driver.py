@@ -13,9 +13,9 @@ from tokenizer import QuantoneError
 def main(arguments):
     """Run the job; its own errors end it with exit code 1 and one line."""
     source, dataset, settings, faults = json.loads(arguments)
-    for place, (fault, *values) in faults.items():
+    for place, (fault, options) in faults.items():
         module, _, name = place.rpartition(".")
-        setattr(import_module(module), name, getattr(worker_faults, fault)(*values))
+        setattr(import_module(module), name, getattr(worker_faults, fault)(**options))
     try:
         summary = tokenize_corpus(source, dataset, **settings)
     except (QuantoneError, OSError) as error:

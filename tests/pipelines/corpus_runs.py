@@ -76,6 +76,11 @@ def leftovers(dataset):
     return foreign + homeless
 
 
+def temporaries(dataset):
+    """Files that no reader may see: what a writer that died left."""
+    return [name for name in file_names(dataset) if name.rpartition("/")[2].startswith(".")]
+
+
 def unit_of(name):
     """The unit whose file this is."""
     return name.rpartition("/")[2].split(".")[0]
@@ -99,7 +104,7 @@ class Driver:
         source: to read.
         dataset: to write.
         codec: directory of one.
-        faults: name of a fault in `worker_faults` and its arguments.
+        faults: dotted name of what fails -> factory in `worker_faults` that fails in its place, and its options.
         environment: variables that this driver gets.
         settings: of the job.
     """

@@ -31,7 +31,7 @@ class Fault:
     Attributes:
         kind: one of REFUSALS; "late"; "reset" breaks off in the middle of the answer's body; "lost_answer" breaks off
             when the server has done what it was asked.
-        share: of the calls that it may happen to.
+        share: of the calls that it may happen to: one of each ten, where it is 0.1, a random one.
         methods: that it may happen to.
         within: what the path contains of such calls.
         seconds: of lateness.
@@ -49,13 +49,14 @@ class FaultProxy:
 
     Args:
         upstream: URL of the server behind it.
-        faults: the first that fits a call happens to it, none to the others.
+        faults: the first that strikes a call happens to it, none to the others; may be replaced at any time.
         seed: of the choice.
     """
 
     def __init__(self, upstream, faults=(), seed=0):
-        self.faults, self.counts = faults, Counter()
-        self._upstream, self._random = urlsplit(upstream), random.Random(seed)
+        self.faults, self.counts = faults, Counter()  # of strikes by kind
+        self._upstream, self._random = urlsplit(upstream), random.Random(seed)  # noqa: S311 - not a secret
+        self._turns = {}  # fault -> calls until it strikes, calls until the next block of calls begins
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -75,15 +76,21 @@ class FaultProxy:
         self._server.server_close()
 
     def choose(self, method, path):
-        """The fault of a call, or None; counted."""
+        """The fault that strikes a call, or None."""
         with self._lock:
-            self.counts["calls"] += 1
             for fault in self.faults:
-                fits = method in fault.methods and fault.within in path
-                if fits and self._random.random() < fault.share:
+                if method in fault.methods and fault.within in path and self._strikes(fault):
                     self.counts[fault.kind] += 1
                     return fault
         return None
+
+    def _strikes(self, fault):
+        strike, rest = self._turns.get(fault, (0, 0))
+        if rest == 0:
+            rest = round(1 / fault.share)
+            strike = self._random.randrange(rest)
+        self._turns[fault] = strike - 1, rest - 1
+        return strike == 0
 
     def forward(self, method, path, headers, body):
         """Ask the server; status, headers and body of its answer."""

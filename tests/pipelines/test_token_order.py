@@ -1,6 +1,6 @@
 """The order of rows: a permutation that can be entered anywhere, and shares that fit together."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.token_order import TokenOrder, part_of, share_of
@@ -18,6 +18,7 @@ def visited(order, epoch, start, stop):
     ]
 
 
+@settings(deadline=None)
 @given(sizes=sizes_of_groups, seed=seeds, mixed=st.integers(1, 4), epoch=st.integers(0, 3), data=st.data())
 def test_any_stretch_of_the_order_is_that_of_the_whole(sizes, seed, mixed, epoch, data):
     """An epoch has every row once, and a reader may begin and end anywhere in it, or go round."""
@@ -29,6 +30,7 @@ def test_any_stretch_of_the_order_is_that_of_the_whole(sizes, seed, mixed, epoch
     assert visited(order, epoch, start, stop) == (whole * 2)[start:stop]
 
 
+@settings(deadline=None)
 @given(sizes=sizes_of_groups, seed=st.integers(0, 99), mixed=st.integers(1, 4))
 def test_no_more_groups_are_visited_at_once_than_said(sizes, seed, mixed):
     """What a reader holds in memory is bounded."""
@@ -50,6 +52,7 @@ def test_order_is_mixed_and_changes_with_seed_and_epoch():
     assert len({group for group, _ in first[:5]}) > 1
 
 
+@settings(deadline=None)
 @given(num_rows=st.integers(0, 50), world_size=st.integers(1, 7), num_workers=st.integers(1, 4))
 def test_shares_fit_together(num_rows, world_size, num_workers):
     """Each place belongs to one worker of one rank; equal shares leave out or repeat less than one row a rank."""

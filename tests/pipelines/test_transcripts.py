@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def with_column(dataset, name, values):
         buffer = io.BytesIO()
         pq.write_table(table.append_column(name, column), buffer, write_page_checksum=True)
         path.write_bytes(buffer.getvalue())
+    shutil.rmtree(Path(dataset, "records"), ignore_errors=True)  # rewritten on purpose
     return dataset
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from pipelines import bundle_reader, storage, unit_commit
 from pipelines.bundle_reader import file_of
 from pipelines.encoder import Encoder
+from pipelines.parts import ErrorRow
 
+# Moments at which a committer dies.
 CUTS = ("before the record", "before the part", "inside the part", "after the part")
 
 
@@ -28,28 +30,28 @@ def struck(marker):
     return True
 
 
-def powerless_committer(cut, marker):
-    """A committer that takes itself and its driver away at a point of its work, once; call it in the driver."""
+def mortal_committer(cut, marker, *, with_driver):
+    """A committer of a unit with errors that dies at some moment of its work, once; with it, perhaps, who made this."""
     driver = os.getpid()
 
+    def die(*_):
+        if with_driver:
+            os.kill(driver, signal.SIGKILL)
+        os._exit(1)
+
     def commit(unit, target, *bundles):
-        has_errors = any(isinstance(row, bundle_reader.ErrorRow) for bundle in bundles for row in bundle.rows)
+        has_errors = any(isinstance(row, ErrorRow) for bundle in bundles for row in bundle.rows)
         if not has_errors or not struck(marker):
             return unit_commit.commit_unit(unit, target, *bundles)
-
-        def power_cut(*_):
-            os.kill(driver, signal.SIGKILL)
-            os._exit(1)
-
         real = storage.commit
         if cut == "before the record":
-            storage.commit = lambda uri, content: power_cut() if "/records/" in uri else real(uri, content)
+            storage.commit = lambda uri, content: die() if "/records/" in uri else real(uri, content)
         elif cut == "before the part":
-            storage.create = power_cut
+            storage.create = die
         elif cut == "inside the part":
-            storage._link = power_cut
+            storage._link = die
         unit_commit.commit_unit(unit, target, *bundles)
-        return power_cut()
+        return die()
 
     return commit
 
@@ -73,22 +75,25 @@ def slow_committer(before_part_s):
     return commit
 
 
-def full_committer(marker):
-    """A committer whose disk has no room for a part while a file is there."""
+def full_committer(disk, num_parts):
+    """A committer with room for some parts, as long as a folder that counts them is there."""
 
     def commit(unit, target, *bundles):
         real = os.fsync
 
         def fsync(descriptor):
-            if Path(marker).exists():
+            if Path(disk).exists() and len(list(Path(disk).iterdir())) >= num_parts:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(descriptor)
 
         os.fsync = fsync
         try:
-            return unit_commit.commit_unit(unit, target, *bundles)
+            found = unit_commit.commit_unit(unit, target, *bundles)
         finally:
             os.fsync = real
+        if Path(disk).exists():
+            Path(disk, str(unit.number)).touch()
+        return found
 
     return commit
 
@@ -98,7 +103,7 @@ def slow_reader(seconds, pids=None):
 
     def read(work, settings, pulse=None):
         found = bundle_reader.read_bundle(work, settings, pulse)
-        with _told(pids):
+        with _Told(pids):
             time.sleep(seconds)
         return found
 
@@ -112,7 +117,7 @@ def slow_encoder(seconds, pids=None, log=None):
         def encode_bundle(self, pulse, *reads):
             begin = time.time()
             found = super().encode_bundle(pulse, *reads)
-            with _told(pids):
+            with _Told(pids):
                 time.sleep(seconds)
             if log is not None:
                 import ray
@@ -125,7 +130,7 @@ def slow_encoder(seconds, pids=None, log=None):
     return Slow
 
 
-class _told:
+class _Told:
     """Leaves this process's id in a folder for the length of a block."""
 
     def __init__(self, folder):
@@ -133,6 +138,7 @@ class _told:
 
     def __enter__(self):
         if self._path is not None:
+            self._path.parent.mkdir(exist_ok=True)
             self._path.touch()
 
     def __exit__(self, *_):
