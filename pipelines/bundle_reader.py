@@ -14,6 +14,7 @@ from pipelines.parts import ErrorRow
 from pipelines.segment_reader import Cursor, SegmentRead, read_segments
 from pipelines.source_reader import SourceReader
 from pipelines.sources import SourceFile
+from pipelines.stage_seconds import StageSeconds
 from tokenizer import CodecSpec, QuantoneError
 
 Pulse = Callable[[int], None]  # called with the position of what is worked on now
@@ -57,7 +58,7 @@ class ReadCount:
 
     num_items: int
     unfinished: tuple[Continuation, ...]
-    seconds: float  # that it took
+    stages: StageSeconds  # that it took
 
 
 Work = SourceFile | Continuation
@@ -78,8 +79,16 @@ def read_bundle(
     Returns:
         What the conductor needs to know, and the items.
     """
-    begin = time.perf_counter()
     torch.set_num_threads(1)
+    stages = StageSeconds()
+    with stages.rest_timed("reading"):
+        items, unfinished = _read_all(work, settings, stages, pulse)
+    return ReadCount(len(items), unfinished, stages), items
+
+
+def _read_all(
+    work: Sequence[Work], settings: ReadSettings, stages: StageSeconds, pulse: Pulse | None
+) -> tuple[list[ReadAudio | ErrorRow], tuple[Continuation, ...]]:
     items: list[ReadAudio | ErrorRow] = []
     unfinished: list[Continuation] = []
     seconds_left = settings.bundle_seconds
@@ -93,12 +102,13 @@ def read_bundle(
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file, not to the job
                 items.append(ErrorRow(file.id, file.uri, error_class(error), str(error) or repr(error)))
                 continue
+            stages.resampling += found.resampling_s
             segments = list(_segments(item, found))
             items += segments
             seconds_left -= sum(segment.waveform.shape[-1] for segment in segments) / settings.spec.sample_rate
             if found.rest is not None:
                 unfinished.append(Continuation(file, found.rest, _num_before(item) + len(segments)))
-    return ReadCount(len(items), tuple(unfinished), time.perf_counter() - begin), items
+    return items, tuple(unfinished)
 
 
 def error_class(error: BaseException) -> str:

@@ -9,6 +9,7 @@ which would repeat some deaths for ever.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,11 +23,12 @@ from ray.exceptions import ObjectLostError, RayError
 from pipelines import bundle_reader, encoder, unit_commit
 from pipelines.bundle_reader import ReadSettings, Work, file_of
 from pipelines.encoder import BundleCount, EncodedBundle, EncodeSettings
-from pipelines.encoder_pool import ENCODER_CPUS, READER_CPUS, EncoderPool
+from pipelines.encoder_pool import ENCODER_CPUS, READER_CPUS, EncoderPool, EncoderSeconds
 from pipelines.job_metrics import JobMetrics
 from pipelines.parts import ErrorRow
 from pipelines.plan import Plan, cut_bundles
 from pipelines.progress import Progress
+from pipelines.stage_seconds import StageSeconds
 from pipelines.unit_commit import Target, UnitInputs, UnitResult
 from pipelines.worker_deaths import cause_of, death_row, reason_of, worker_died
 from pipelines.worker_watch import WorkerWatch
@@ -55,6 +57,7 @@ class _Unit:
     work: Sequence[Work]
     open_bundles: int = 0
     encoded: list[Any] = field(default_factory=list)  # references of EncodedBundle
+    stages: StageSeconds = field(default_factory=StageSeconds)
     tries: int = 0
 
 
@@ -100,6 +103,16 @@ class Conductor:
         self._failed_starts, self._tell_at = 0, 0.0
         self._exhausted = False  # no bundle is left that has never been read
         self._running: dict[Any, Callable[[Any], UnitResult | None]] = {}  # reference -> what to do when it is there
+
+    @property
+    def encoder_seconds(self) -> EncoderSeconds:
+        """What the encoders spent their time on."""
+        return self._pool.seconds
+
+    def start_encoders(self) -> None:
+        """Start the encoders and wait for them: before `run`, which does not wait, for whoever measures it."""
+        for started, ready in self._pool.start_missing():
+            self._encoder_started(started, ready)
 
     def run(self, plan: Plan, pending: Iterable[int]) -> Iterator[UnitResult]:
         """Read, encode and commit units of a plan; yields the result of each as it is committed.
@@ -153,6 +166,7 @@ class Conductor:
             if free is None:
                 break
             self._encode(self._readable.popleft(), free)
+        self._pool.expect(more=self._in_flight > self._pool.num_busy)
         self._commit_some()
         # What else may be running is encoders that start too late to be of use.
         return self._in_flight + self._committing > 0
@@ -187,6 +201,7 @@ class Conductor:
         try:
             count: bundle_reader.ReadCount = ray.get(done)
             bundle.read.append(read)
+            bundle.unit.stages += count.stages
             self._go_on_with(bundle, count.unfinished)
         except RayError as error:
             if late_at is None and not worker_died(error):
@@ -261,6 +276,7 @@ class Conductor:
         self._metrics.files_done(count.num_ok, count.errors, count.audio_seconds)
         bundle.read.clear()
         unit = bundle.unit
+        unit.stages += count.stages
         unit.encoded.append(encoded)
         unit.open_bundles -= 1
         if unit.open_bundles == 0:
@@ -291,7 +307,7 @@ class Conductor:
             else:
                 self._complete.append(unit)
             return None
-        return result
+        return dataclasses.replace(result, stages=result.stages + unit.stages)
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -6,8 +6,9 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -28,6 +29,10 @@ from pipelines.sources import list_source
 from pipelines.unit_commit import Target, UnitResult
 from tokenizer import RESAMPLER, Codec, DatasetError, load_codec
 from tokenizer.checkpoint import TRANSFORMERS_PREFIX
+
+if TYPE_CHECKING:
+    from pipelines.conductor import Conductor
+    from pipelines.job_metrics import JobMetrics
 
 BUNDLE_BATCHES = 2  # batches of audio that one reader hands over at once
 LEAST_BUNDLES = 16  # a small corpus is cut finer, so that every encoder gets some of it and the progress moves
@@ -62,43 +67,56 @@ def tokenize_corpus(
         QuantoneError: no encoder can start, or the cluster cannot be reached.
     """
     started = time.monotonic()
-    chosen = JobSettings(**settings)
-    model = load_codec(codec)
-    info = _info(model, codec, chosen)
-    root = storage.absolute(dataset)
-    plan = _open_or_create(root, list_source(source), chosen.unit_seconds, info)
-    done = set(list_parts(root))
-    sizes = plan.unit_sizes()
-    pending = [unit for unit in range(plan.num_units) if part_name(unit) not in done]
-    summary = JobSummary(num_files=plan.num_files)
-    summary.num_skipped = summary.num_files - sum(sizes[unit] for unit in pending)
-    limit = ErrorLimit(chosen.max_error_rate, plan.num_files, root if summary.num_skipped else None)
-    if pending:
-        for result in _run(model, root, plan, pending, chosen, shown=progress):
+    job = open_job(source, dataset, codec, JobSettings(**settings))
+    summary = JobSummary(num_files=job.plan.num_files)
+    summary.num_skipped = summary.num_files - job.num_files
+    done_before = job.root if summary.num_skipped else None
+    limit = ErrorLimit(job.settings.max_error_rate, job.plan.num_files, done_before)
+    if job.pending:
+        for result in _run(job, shown=progress):
             summary.add(result)
             limit.check(summary.num_errors)
-        _clean_up(root)  # what a killed job's last worker may have left after this one started
+        _clean_up(job.root)  # what a killed job's last worker may have left after this one started
     summary.wall_seconds = time.monotonic() - started
     return summary
 
 
-def _run(
-    model: Codec, root: str, plan: Plan, pending: Sequence[int], settings: JobSettings, *, shown: bool
-) -> Iterator[UnitResult]:
-    """Start Ray if it does not run, and do the pending units."""
-    num_files = sum(plan.unit_sizes()[unit] for unit in pending)
-    with ray_session(address=settings.address), Progress("tokenizing", num_files, shown=shown) as progress:
+@dataclass(frozen=True, slots=True)
+class CorpusJob:
+    """A dataset that has been opened for the units that it lacks."""
+
+    codec: Codec
+    root: str  # of the dataset
+    info: DatasetInfo  # as it was written by whoever began the dataset
+    plan: Plan
+    pending: Sequence[int]  # units
+    settings: JobSettings
+
+    @property
+    def num_files(self) -> int:
+        """Inputs in the pending units."""
+        sizes = self.plan.unit_sizes()
+        return sum(sizes[unit] for unit in self.pending)
+
+    @property
+    def read_settings(self) -> ReadSettings:
+        """How readers read."""
+        bundle_seconds = _bundle_seconds(self.plan, self.settings.batch_seconds)
+        return ReadSettings(self.codec.spec, self.info.max_segment_s, bundle_seconds)
+
+    def conductor(self, progress: Progress, metrics: JobMetrics) -> Conductor:
+        """Who runs it, on the Ray that has been started."""
         import ray
 
         from pipelines.conductor import Conductor, Crew  # Ray reads its settings, just made, while it is imported
-        from pipelines.job_metrics import JobMetrics
 
+        settings = self.settings
         if settings.address is None and not os.environ.get("RAY_ADDRESS"):
             _check_gpus(settings.gpus_per_worker)  # a cluster may yet grow some
-        info = read_dataset_info(root)  # as it was written by whoever began the dataset
+        info = self.info
         lm = None if settings.compress_with is None else ray.put(CarriedLM.read(settings.compress_with))
         form = PartFormat(
-            spec=model.spec,
+            spec=self.codec.spec,
             num_codebooks=info.num_codebooks,
             card=info.codec,
             compressed=lm is not None,
@@ -107,16 +125,37 @@ def _run(
         crew = Crew(
             num_workers=settings.num_workers,
             gpus_per_worker=settings.gpus_per_worker,
-            read=ReadSettings(model.spec, info.max_segment_s, _bundle_seconds(plan, settings.batch_seconds)),
+            read=self.read_settings,
             encode=EncodeSettings(info.num_codebooks, settings.batch_seconds, info.quality),
             file_timeout_s=settings.file_timeout_s,
         )
-        metrics = JobMetrics(root, model.name)
-        num_done = plan.num_units - len(pending)
-        metrics.units_done(num_done, plan.num_units)
-        for result in Conductor(model, Target(root, form, lm), crew, progress, metrics).run(plan, pending):
+        return Conductor(self.codec, Target(self.root, form, lm), crew, progress, metrics)
+
+
+def open_job(source: str | Path, dataset: str | Path, codec: str | Path, settings: JobSettings) -> CorpusJob:
+    """Begin a dataset, or open one to go on with; what it raises is said at `tokenize_corpus`."""
+    model = load_codec(codec)
+    info = _info(model, codec, settings)
+    root = storage.absolute(dataset)
+    plan = _open_or_create(root, list_source(source), settings.unit_seconds, info)
+    done = set(list_parts(root))
+    pending = [unit for unit in range(plan.num_units) if part_name(unit) not in done]
+    return CorpusJob(model, root, read_dataset_info(root), plan, pending, settings)
+
+
+def _run(job: CorpusJob, *, shown: bool) -> Iterator[UnitResult]:
+    """Start Ray if it does not run, and do the pending units."""
+    with (
+        ray_session(address=job.settings.address),
+        Progress("tokenizing", job.num_files, shown=shown) as progress,
+    ):
+        from pipelines.job_metrics import JobMetrics  # as the conductor
+
+        metrics, num_done = JobMetrics(job.root, job.codec.name), job.plan.num_units - len(job.pending)
+        metrics.units_done(num_done, job.plan.num_units)
+        for result in job.conductor(progress, metrics).run(job.plan, job.pending):
             num_done += 1
-            metrics.units_done(num_done, plan.num_units)
+            metrics.units_done(num_done, job.plan.num_units)
             yield result
 
 

@@ -15,13 +15,14 @@ from tokenizer.errors import DatasetError
 __all__ = ["list_parts", "open_dataset", "open_errors", "query_dataset"]
 
 
-def open_dataset(dataset: str | Path, *, verify: bool = True) -> pl.LazyFrame:
+def open_dataset(dataset: str | Path, *, verify: bool = True, part_column: str | None = None) -> pl.LazyFrame:
     """The rows of all committed parts, read when a query asks for them, and only the columns that it needs.
 
     Args:
         dataset: directory or s3:// URI.
         verify: check every byte that a query reads against the commit records; a query that meets damage raises
             DatasetError. False scans the files with Polars alone, which returns damaged codes without a word.
+        part_column: name of a last column that says which part a row is of, by its file's name; None: there is none.
 
     Raises:
         DatasetError: no dataset, no part in it yet, or the first part is damaged.
@@ -29,7 +30,7 @@ def open_dataset(dataset: str | Path, *, verify: bool = True) -> pl.LazyFrame:
     read_dataset_info(dataset)
     if not list_parts(dataset):
         raise DatasetError(f"{dataset} has no parts yet: run `quantone tokenize` to the end")
-    return scan_parts(part_files(dataset)) if verify else _scan_natively(dataset)
+    return scan_parts(part_files(dataset), part_column) if verify else _scan_natively(dataset, part_column)
 
 
 def open_errors(dataset: str | Path) -> pl.LazyFrame:
@@ -59,9 +60,12 @@ def query_dataset(dataset: str | Path, sql: str) -> pl.DataFrame:
         raise DatasetError(f"query: {error}") from error
 
 
-def _scan_natively(dataset: str | Path) -> pl.LazyFrame:
+def _scan_natively(dataset: str | Path, part_column: str | None) -> pl.LazyFrame:
     root = storage.join(storage.absolute(dataset), "parts")
     options = storage.polars_options() if storage.is_s3(root) else None
     # Not as patterns: a directory may have [ or * in its name.
     uris = [storage.join(root, name) for name in list_parts(dataset)]
-    return pl.scan_parquet(uris, glob=False, hive_partitioning=False, storage_options=options)
+    rows = pl.scan_parquet(
+        uris, glob=False, hive_partitioning=False, storage_options=options, include_file_paths=part_column
+    )
+    return rows if part_column is None else rows.with_columns(pl.col(part_column).str.split("/").list.last())

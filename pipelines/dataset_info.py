@@ -67,9 +67,7 @@ class DatasetInfo:
             plain = json.loads(text)
             crc32 = plain.pop("crc32", None)
             if crc32 is not None and crc32 != _checksum(plain):
-                raise DatasetError(
-                    f"{FILE_NAME} is damaged: it is not what was written (if you changed it, remove crc32)"
-                )
+                raise DatasetError(f"{FILE_NAME} is damaged: not what was written (if you changed it, remove crc32)")
             if plain["format"] != FORMAT_VERSION:
                 raise DatasetError(f"dataset format {plain['format']!r}; this version reads {FORMAT_VERSION}")
             info = cls(**plain)

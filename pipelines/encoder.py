@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lm_head.compression import CodecIdentity, compress_many
-from pipelines.audio_facts import measure_audio
+from pipelines.audio_facts import AudioFacts, measure_audio
 from pipelines.bundle_reader import ReadAudio, error_class
 from pipelines.carried_lm import CarriedLM
 from pipelines.device_feed import on_device
 from pipelines.parts import ErrorRow, TokenRow
 from pipelines.plan import compose_batches
 from pipelines.reconstruction_quality import Quality, measure_quality
+from pipelines.stage_seconds import StageSeconds
 from tokenizer import Codec, Encoded, QuantoneError
 from tokenizer.networks import is_causal
 
@@ -40,7 +41,7 @@ class BundleCount:
     num_ok: int  # rows
     errors: Counter[str]  # by class
     audio_seconds: float
-    seconds: float = 0.0  # that it took
+    stages: StageSeconds = field(default_factory=StageSeconds)  # that it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,17 @@ class Encoder:
 
         Batches follow from lengths and ids alone, so a resumed job composes the same ones.
         """
-        begin = time.perf_counter()
+        stages = StageSeconds()
+        with stages.rest_timed("other"):
+            rows, padded_seconds = self._encode_all(reads, stages, pulse)
+        ok = [row for row in rows if isinstance(row, TokenRow)]
+        errors = Counter(row.error for row in rows if isinstance(row, ErrorRow))
+        audio_seconds = sum(row.num_samples for row in ok) / self._spec.sample_rate
+        return BundleCount(len(ok), errors, audio_seconds, stages), EncodedBundle(rows, padded_seconds)
+
+    def _encode_all(
+        self, reads: Sequence[Sequence[ReadAudio | ErrorRow]], stages: StageSeconds, pulse: BatchPulse | None
+    ) -> tuple[list[TokenRow | ErrorRow], float]:
         rows: list[TokenRow | ErrorRow] = [item for read in reads for item in read if isinstance(item, ErrorRow)]
         audio = sorted((item for read in reads for item in read if isinstance(item, ReadAudio)), key=lambda i: i.id)
         lengths = [item.waveform.shape[-1] for item in audio]
@@ -90,28 +101,36 @@ class Encoder:
             if pulse is not None:
                 pulse(number, num_samples / self._spec.sample_rate)
             padded_samples += num_samples
-            rows += self._encode(batch, waveforms)
-        ok = [row for row in rows if isinstance(row, TokenRow)]
-        errors = Counter(row.error for row in rows if isinstance(row, ErrorRow))
-        seconds = sum(row.num_samples for row in ok) / self._spec.sample_rate
-        count = BundleCount(len(ok), errors, seconds, time.perf_counter() - begin)
-        return count, EncodedBundle(rows, padded_samples / self._spec.sample_rate)
+            rows += self._encode(batch, waveforms, stages)
+        return rows, padded_samples / self._spec.sample_rate
 
     def _count_samples(self, lengths: Sequence[int]) -> int:
         # Only causal codecs fill a batch with silence: the others would hear it, see `Codec.encode_batch`.
         return len(lengths) * max(lengths) if is_causal(self._spec) else sum(lengths)
 
-    def _encode(self, items: Sequence[ReadAudio], waveforms: Sequence[torch.Tensor]) -> list[TokenRow | ErrorRow]:
+    def _encode(
+        self, items: Sequence[ReadAudio], waveforms: Sequence[torch.Tensor], stages: StageSeconds
+    ) -> list[TokenRow | ErrorRow]:
         try:
-            encoded = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
-            streams = self._compress(encoded)
-            qualities = self._measure(waveforms, encoded)
+            with stages.timed("encoding"):
+                encoded = self._codec.encode_batch(waveforms, bandwidth_kbps=self._bandwidth_kbps)
+            with stages.timed("measuring"):  # while a GPU still computes
+                facts = [measure_audio(item.waveform, self._spec.sample_rate) for item in items]
+            with stages.timed("encoding"):
+                codes = [item.codes[0].cpu().numpy().astype(np.uint16) for item in encoded]
+            with stages.timed("compressing"):
+                streams = self._compress(encoded)
+            with stages.timed("measuring"):
+                qualities = self._measure(waveforms, encoded)
         except (QuantoneError, MemoryError, torch.OutOfMemoryError) as error:
             if len(items) > 1:  # alone, the good ones get through and the memory suffices
                 alone = zip(items, waveforms, strict=True)
-                return [row for item, waveform in alone for row in self._encode([item], [waveform])]
+                return [row for item, waveform in alone for row in self._encode([item], [waveform], stages)]
             return [ErrorRow(items[0].input_id, items[0].uri, error_class(error), str(error) or repr(error))]
-        return [self._row(*columns) for columns in zip(items, encoded, streams, qualities, strict=True)]
+        return [
+            _row(item, own, codes=codes[index], facts=facts[index], qtn=streams[index], quality=qualities[index])
+            for index, (item, own) in enumerate(zip(items, encoded, strict=True))
+        ]
 
     def _compress(self, encoded: Sequence[Encoded]) -> Sequence[bytes | None]:
         if self._coder is None:
@@ -123,18 +142,27 @@ class Encoder:
             return [None] * len(encoded)
         return measure_quality(self._codec, waveforms, encoded)
 
-    def _row(self, item: ReadAudio, encoded: Encoded, qtn: bytes | None, quality: Quality | None) -> TokenRow:
-        return TokenRow(
-            id=item.id,
-            uri=item.uri,
-            input_id=item.input_id,
-            start_sample=item.start_sample,
-            num_samples=encoded.num_samples,
-            source_sample_rate=item.source_sample_rate,
-            source_channels=item.source_channels,
-            facts=measure_audio(item.waveform, self._spec.sample_rate),
-            codes=encoded.codes[0].cpu().numpy().astype(np.uint16),
-            scales=None if encoded.scales is None else encoded.scales[0].cpu().numpy(),
-            qtn=qtn,
-            quality=quality,
-        )
+
+def _row(
+    item: ReadAudio,
+    encoded: Encoded,
+    *,
+    codes: npt.NDArray[np.uint16],
+    facts: AudioFacts,
+    qtn: bytes | None,
+    quality: Quality | None,
+) -> TokenRow:
+    return TokenRow(
+        id=item.id,
+        uri=item.uri,
+        input_id=item.input_id,
+        start_sample=item.start_sample,
+        num_samples=encoded.num_samples,
+        source_sample_rate=item.source_sample_rate,
+        source_channels=item.source_channels,
+        facts=facts,
+        codes=codes,
+        scales=None if encoded.scales is None else encoded.scales[0].cpu().numpy(),
+        qtn=qtn,
+        quality=quality,
+    )

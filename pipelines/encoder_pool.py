@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -28,6 +30,21 @@ def count_encoders(wanted: int | None, gpus_per_worker: float) -> int:
     return max(1, min(usual if wanted is None else wanted, most))
 
 
+@dataclass(slots=True)
+class EncoderSeconds:
+    """What became of the time of all encoders together."""
+
+    starting: float = 0.0
+    busy: float = 0.0
+    waiting: float = 0.0  # for something to be read
+    ending: float = 0.0  # with nothing left to do while others finish
+
+    @property
+    def total(self) -> float:
+        """All seconds."""
+        return self.starting + self.busy + self.waiting + self.ending
+
+
 class EncoderPool:
     """Encoders that start, work, wait and die.
 
@@ -44,8 +61,10 @@ class EncoderPool:
         self._start, self._wanted, self._gpus, self._progress = start, wanted, gpus_per_worker, progress
         self._all: set[Any] = set()  # alive or starting
         self._idle: deque[Any] = deque()
-        self._busy_since: dict[Any, float] = {}
-        self._busy_s, self._counted_at = 0.0, time.monotonic()
+        self._busy: set[Any] = set()
+        self._more_comes = True
+        self.seconds, self._counted_at = EncoderSeconds(), time.monotonic()
+        self._told = EncoderSeconds()  # what `busy_share` has spoken of
         self._target, self._recount_at, self._none_since = 0, 0.0, time.monotonic()
         self._any_ready = self._explained = False
         self._asked_for: int | None = None
@@ -57,7 +76,7 @@ class EncoderPool:
     @property
     def num_busy(self) -> int:
         """How many are at work."""
-        return len(self._busy_since)
+        return len(self._busy)
 
     def start_missing(self) -> list[tuple[Any, Any]]:
         """Start as many as are missing; each with the reference that says that it is ready."""
@@ -68,6 +87,7 @@ class EncoderPool:
         started = []
         while len(self._all) < self._target:
             encoder = self._start()
+            self._count_time()
             self._all.add(encoder)
             started.append((encoder, encoder.ready.remote()))
         self._explain_wait(now)
@@ -95,28 +115,37 @@ class EncoderPool:
 
     def rest(self, encoder: Any) -> None:
         """One is ready, or has done its work."""
+        self._count_time()
         self._any_ready = True
-        self._stop_clock(encoder)
+        self._busy.discard(encoder)
         self._idle.append(encoder)
 
     def take(self) -> Any | None:
         """One that is idle, or None."""
         if not self._idle:
             return None
+        self._count_time()
         encoder = self._idle.popleft()
-        self._busy_since[encoder] = time.monotonic()
+        self._busy.add(encoder)
         return encoder
 
     def drop(self, encoder: Any) -> None:
         """End one; another takes its place."""
-        self._stop_clock(encoder)
+        self._count_time()
+        self._busy.discard(encoder)
         if encoder in self._all:
             self._all.discard(encoder)
             ray.kill(encoder)
 
+    def expect(self, *, more: bool) -> None:
+        """Whether something is being read that idle ones wait for."""
+        self._count_time()
+        self._more_comes = more
+
     def let_go(self, needed: int) -> None:
         """End idle ones that are more than will be needed again: what they hold is free for others."""
         self._target, self._recount_at = min(self._target, max(needed, 1)), float("inf")
+        self._count_time()
         while self._idle and len(self._all) > max(needed, 1):
             self.drop(self._idle.popleft())
 
@@ -128,16 +157,18 @@ class EncoderPool:
 
     def busy_share(self) -> float:
         """Share of the encoders' time that they were at work since the last call."""
-        now = time.monotonic()
-        for encoder in list(self._busy_since):
-            self._stop_clock(encoder)
-            self._busy_since[encoder] = now
-        elapsed = (now - self._counted_at) * max(1, len(self._all))
-        share = self._busy_s / elapsed if elapsed > 0 else 0.0
-        self._busy_s, self._counted_at = 0.0, now
-        return min(1.0, share)
+        self._count_time()
+        total, busy = self.seconds.total - self._told.total, self.seconds.busy - self._told.busy
+        self._told = dataclasses.replace(self.seconds)
+        return busy / total if total > 0 else 0.0
 
-    def _stop_clock(self, encoder: Any) -> None:
-        since = self._busy_since.pop(encoder, None)
-        if since is not None:
-            self._busy_s += time.monotonic() - since
+    def _count_time(self) -> None:
+        """Before anything changes: what the time since the last change was spent on."""
+        now = time.monotonic()
+        elapsed, self._counted_at = now - self._counted_at, now
+        self.seconds.busy += elapsed * len(self._busy)
+        self.seconds.starting += elapsed * (len(self._all) - len(self._busy) - len(self._idle))
+        if self._more_comes:
+            self.seconds.waiting += elapsed * len(self._idle)
+        else:
+            self.seconds.ending += elapsed * len(self._idle)

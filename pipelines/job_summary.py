@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipelines.dataset import open_errors
+from pipelines.stage_seconds import StageSeconds
 from pipelines.unit_commit import UnitResult
 from tokenizer import DatasetError
 
@@ -24,6 +25,7 @@ class JobSummary:
     num_codes: int = 0
     code_bytes: int = 0
     padded_seconds: float = 0.0
+    stages: StageSeconds = field(default_factory=StageSeconds)  # of all workers, for the units that were committed
 
     @property
     def num_errors(self) -> int:
@@ -69,6 +71,7 @@ class JobSummary:
         self.padded_seconds += result.padded_seconds
         self.num_codes += result.size.num_codes
         self.code_bytes += result.size.code_bytes
+        self.stages += result.stages
 
 
 class ErrorLimit:

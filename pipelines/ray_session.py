@@ -38,6 +38,8 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     # Before the import: Ray reads these once. Nothing about a run leaves the machine.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A job has more processes than cores. Ray would end those that idle for a second, and each costs seconds to start.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         use_stored_token()

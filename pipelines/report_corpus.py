@@ -14,7 +14,7 @@ from pipelines.report_examples import CHOICE_COLUMNS, ExampleChoice
 from pipelines.report_facts import Corpus, Histogram
 from pipelines.report_groups import HoursBy, SoundHashes, is_groupable
 
-ROWS_AT_ONCE = 100_000
+ROWS_AT_ONCE = 20_000
 NUM_WORST = 10
 
 Floats = npt.NDArray[np.float64]

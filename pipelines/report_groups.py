@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipelines.report_facts import Duplicates, Group, Grouping
@@ -9,9 +13,12 @@ from pipelines.travelling_columns import is_own_name
 
 GROUPS_SHOWN = 12
 MOST_VALUES = 20_000  # of a column: beyond, it is a text or a name, not a group
-MOST_HASHES = 4_000_000  # held at once: 48 MB
+MOST_HASHES = 2_000_000  # held at once: 24 MB
 DUPLICATES_SHOWN = 10
 IDS_SHOWN = 3
+
+_SOUND = np.dtype([("sound", np.uint64), ("seconds", np.float32)])
+_Sounds = npt.NDArray[Any]  # of _SOUND
 
 
 def is_groupable(name: str, kind: pl.DataType) -> bool:
@@ -58,56 +65,53 @@ class HoursBy:
 class SoundHashes:
     """Which content hashes occur more than once.
 
-    Beyond `MOST_HASHES` rows only hashes that begin with so many zero bits are kept: groups of these are complete, and
-    as hashes fall anywhere, so are estimates from them.
+    Beyond `most` rows only hashes that begin with so many zero bits are kept: groups of these are complete, and as
+    hashes fall anywhere, so are estimates from them.
     """
 
     def __init__(self, most: int = MOST_HASHES) -> None:
         self._most = most
         self._shift = 0  # of all hashes, 1 in 2**shift is looked at
-        self._kept: list[pl.DataFrame] = []
-        self._num_kept = 0
+        self._kept: list[_Sounds] = []
 
     def add(self, batch: pl.DataFrame) -> None:
         """Keep the hashes of a batch of rows."""
-        hashes = batch.select(
+        rows = batch.select(
             sound=pl.col("content_hash").str.to_integer(base=16, dtype=pl.UInt64, strict=False),
             seconds=pl.col("duration_s").cast(pl.Float32),
         ).drop_nulls()
-        self._kept.append(self._below(hashes))
-        self._num_kept += self._kept[-1].height
-        while self._num_kept > self._most:
+        self._kept.append(self._below(np.rec.fromarrays([rows["sound"], rows["seconds"]], dtype=_SOUND)))
+        while sum(len(sounds) for sounds in self._kept) > self._most:
             self._shift += 1
-            self._kept = [self._below(pl.concat(self._kept))]
-            self._num_kept = self._kept[0].height
+            self._kept = [self._below(sounds) for sounds in self._kept]
 
     def duplicates(self, rows: pl.LazyFrame) -> Duplicates:
         """What was found; the ids of the costliest groups are looked up in a second pass over ids and hashes."""
-        empty = pl.DataFrame(schema={"sound": pl.UInt64, "seconds": pl.Float32})
-        sizes = (
-            pl.concat([empty, *self._kept]).group_by("sound").agg(num_rows=pl.len(), seconds=pl.col("seconds").max())
-        )
-        groups = sizes.filter(pl.col("num_rows") > 1).with_columns(
-            surplus=(pl.col("num_rows") - 1) * pl.col("seconds").cast(pl.Float64)
-        )
-        costliest = groups.sort(["surplus", "sound"], descending=True).head(DUPLICATES_SHOWN)
-        ids = self._ids(rows, [f"{sound:016x}" for sound in costliest["sound"]]) if costliest.height else {}
+        sounds = np.concatenate([np.zeros(0, _SOUND), *self._kept])
+        sounds = sounds[np.argsort(sounds["sound"], kind="stable")]
+        starts = np.flatnonzero(np.diff(sounds["sound"], prepend=~sounds["sound"][:1]) != 0)
+        num_rows = np.diff(starts, append=len(sounds))
+        repeated = num_rows > 1
+        groups, num_rows = sounds[starts[repeated]], num_rows[repeated]
+        surplus_s = (num_rows - 1) * groups["seconds"].astype(np.float64)
+        costliest = np.argsort(-surplus_s, kind="stable")[:DUPLICATES_SHOWN]
+        names = [f"{sound:016x}" for sound in groups["sound"][costliest]]
+        ids = _ids(rows, names) if names else {}
+        examples = zip(groups["seconds"][costliest].tolist(), num_rows[costliest].tolist(), names, strict=True)
         scale = 2**self._shift
         return Duplicates(
-            num_groups=groups.height * scale,
-            num_surplus=int((groups["num_rows"] - 1).sum()) * scale,
-            surplus_seconds=float(groups["surplus"].sum()) * scale,
-            examples=tuple(
-                (row["seconds"], row["num_rows"], ids[f"{row['sound']:016x}"])
-                for row in costliest.iter_rows(named=True)
-            ),
+            num_groups=len(groups) * scale,
+            num_surplus=int((num_rows - 1).sum()) * scale,
+            surplus_seconds=float(surplus_s.sum()) * scale,
+            examples=tuple((seconds, amount, ids[name]) for seconds, amount, name in examples),
             looked_at=1 / scale,
         )
 
-    def _below(self, hashes: pl.DataFrame) -> pl.DataFrame:
-        return hashes if self._shift == 0 else hashes.filter(pl.col("sound") < 2 ** (64 - self._shift))
+    def _below(self, sounds: _Sounds) -> _Sounds:
+        return sounds if self._shift == 0 else sounds[sounds["sound"] < 2 ** (64 - self._shift)]
 
-    def _ids(self, rows: pl.LazyFrame, hashes: list[str]) -> dict[str, tuple[str, ...]]:
-        found = rows.select("content_hash", "id").filter(pl.col("content_hash").is_in(hashes))
-        named = found.group_by("content_hash").agg(pl.col("id").sort().head(IDS_SHOWN)).collect()
-        return {name: tuple(sorted(ids)) for name, ids in named.iter_rows()}
+
+def _ids(rows: pl.LazyFrame, hashes: list[str]) -> dict[str, tuple[str, ...]]:
+    found = rows.select("content_hash", "id").filter(pl.col("content_hash").is_in(hashes))
+    named = found.group_by("content_hash").agg(pl.col("id").sort().head(IDS_SHOWN)).collect()
+    return {name: tuple(ids) for name, ids in named.iter_rows()}

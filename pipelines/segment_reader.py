@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipelines.silence_cut import Segment, SilenceCutter
 from tokenizer import AudioError, CodecSpec, StreamingResampler, mix_channels, open_audio
@@ -53,6 +55,7 @@ class SegmentRead:
     source_channels: int
     segments: tuple[Segment, ...]  # none, where the next one did not become complete
     rest: Cursor | None  # None: the end of the input was reached
+    resampling_s: float = field(default=0.0, compare=False)  # seconds of the call that went into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,30 @@ def read_segments(
             num_read += course.advance(reader, math.ceil(wanted), segments)
             source = reader.sample_rate, reader.channels
         if course.ended or num_read >= at_most_s * source[0]:
-            return SegmentRead(*source, tuple(segments), None if course.ended else course.cursor())
+            rest = None if course.ended else course.cursor()
+            return SegmentRead(*source, tuple(segments), rest, course.resampling_s)
+
+
+class _TimedResampler:
+    """A `StreamingResampler` that counts the seconds that it takes."""
+
+    def __init__(self, from_rate: int, to_rate: int) -> None:
+        self._resampler, self.seconds = StreamingResampler(from_rate, to_rate), 0.0
+
+    def initial_state(self, channels: int) -> ResampleState:
+        return self._resampler.initial_state(channels)
+
+    def step(self, chunk: Tensor, state: ResampleState) -> tuple[Tensor, ResampleState]:
+        begin = time.perf_counter()
+        stepped = self._resampler.step(chunk, state)
+        self.seconds += time.perf_counter() - begin
+        return stepped
+
+    def finish(self, state: ResampleState) -> Tensor:
+        begin = time.perf_counter()
+        last = self._resampler.finish(state)
+        self.seconds += time.perf_counter() - begin
+        return last
 
 
 class _Course:
@@ -117,7 +143,7 @@ class _Course:
 
     def __init__(self, cursor: Cursor, spec: CodecSpec, span: _Span, longest: int) -> None:
         self._cursor, self._spec, self._span = cursor, spec, span
-        self._resampler = StreamingResampler(cursor.sample_rate, spec.sample_rate)
+        self._resampler = _TimedResampler(cursor.sample_rate, spec.sample_rate)
         self._state, self._position = cursor.resampling, cursor.position
         self._cutter = SilenceCutter(
             longest, spec.sample_rate, spec.hop_length, pending=cursor.pending, start_sample=cursor.start_sample
@@ -144,6 +170,11 @@ class _Course:
             segments += self._cutter.finish()
         return count
 
+    @property
+    def resampling_s(self) -> float:
+        """Seconds that resampling took so far."""
+        return self._resampler.seconds
+
     def cursor(self) -> Cursor:
         """Where it stands. The samples are copied: a view would be pickled with all that it was cut from."""
         return dataclasses.replace(
@@ -168,7 +199,7 @@ def _read_whole(stream: BinaryIO, spec: CodecSpec, start_s: float, duration_s: f
         most = min(MAX_SAMPLES // reader.channels, resampled_at_most)
         claimed = None if reader.num_frames is None else reader.num_frames - span.begin
         _check_length(reader, min((n for n in (claimed, span.length) if n is not None), default=0), most)
-        resampler = StreamingResampler(reader.sample_rate, spec.sample_rate)
+        resampler = _TimedResampler(reader.sample_rate, spec.sample_rate)
         state, count, pieces = resampler.initial_state(spec.channels), 0, []
         reader.skip(span.begin)
         for block in reader.blocks(span.length):
@@ -178,7 +209,8 @@ def _read_whole(stream: BinaryIO, spec: CodecSpec, start_s: float, duration_s: f
             pieces.append(piece)
         _check_not_empty(reader, count)
         waveform = torch.cat([*pieces, resampler.finish(state)], dim=-1)
-        return SegmentRead(reader.sample_rate, reader.channels, (Segment(0, waveform.numpy()),), None)
+        whole = (Segment(0, waveform.numpy()),)
+        return SegmentRead(reader.sample_rate, reader.channels, whole, None, resampler.seconds)
 
 
 def _span(reader: AudioReader, start_s: float, duration_s: float | None) -> _Span:

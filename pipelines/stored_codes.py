@@ -173,7 +173,10 @@ def _batches(
     """The wanted rows of all parts, each batch with the part that it is of."""
     wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
     for file in part_files(dataset):
-        for batch in file.open().batches(columns, ROWS_PER_READ):
+        part = file.open()
+        if wanted is not None and not pc.any(pc.is_in(part.read(["id"]).column("id"), value_set=wanted)).as_py():
+            continue  # without having read its codes
+        for batch in part.batches(columns, ROWS_PER_READ):
             kept = batch if wanted is None else batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
             if kept.num_rows:
                 yield kept, file.uri

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pipelines.parts import (
     measure_part,
     part_name,
 )
+from pipelines.stage_seconds import StageSeconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class UnitResult:
     audio_seconds: float
     size: PartSize
     padded_seconds: float  # of audio that went through the codec, silence at batch ends included
-    seconds: float  # that writing took
+    stages: StageSeconds  # of all its workers
 
 
 def commit_unit(unit: UnitInputs, target: Target, *bundles: EncodedBundle) -> UnitResult:
@@ -71,11 +71,11 @@ def commit_unit(unit: UnitInputs, target: Target, *bundles: EncodedBundle) -> Un
         target: the dataset.
         bundles: all rows of the unit, in any order.
     """
-    begin = time.perf_counter()
-    tokens, errors = _by_input(unit, bundles)
-    extra = unit.extra.take([unit.ids.index(row.input_id) for row in tokens]) if unit.extra.num_columns else None
-    content = encode_part(tokens, target.form, extra)
-    _write(unit, target, content, tokens, errors)
+    stages = StageSeconds()
+    with stages.timed("writing"):
+        tokens, errors = _by_input(unit, bundles)
+        content = encode_part(tokens, target.form, _extra(unit, tokens))
+        _write(unit, target, content, tokens, errors)
     return UnitResult(
         num_ok=len(unit.ids) - len(errors),
         errors=Counter(row.error for row in errors),
@@ -83,8 +83,16 @@ def commit_unit(unit: UnitInputs, target: Target, *bundles: EncodedBundle) -> Un
         audio_seconds=_audio_seconds(tokens, target),
         size=measure_part(content, tokens),
         padded_seconds=sum(bundle.padded_seconds for bundle in bundles),
-        seconds=time.perf_counter() - begin,
+        stages=stages,
     )
+
+
+def _extra(unit: UnitInputs, tokens: Sequence[TokenRow]) -> pa.Table | None:
+    """The travelling columns, aligned with the rows."""
+    if unit.extra.num_columns == 0:
+        return None
+    places = {name: place for place, name in enumerate(unit.ids)}
+    return unit.extra.take([places[row.input_id] for row in tokens])
 
 
 def _by_input(unit: UnitInputs, bundles: Sequence[EncodedBundle]) -> tuple[list[TokenRow], list[ErrorRow]]:

@@ -20,23 +20,30 @@ _Hit = tuple[CheckedPart, pa.Table]
 _MOST_THREADS = 8  # enough to hide S3's latency; each holds one decoded part
 
 
-def scan_parts(files: Sequence[PartFile]) -> pl.LazyFrame:
+def scan_parts(files: Sequence[PartFile], part_column: str | None = None) -> pl.LazyFrame:
     """The rows of these files, at least one, in order; a query reads only its columns, one part after another.
 
     A query that meets damage raises DatasetError, from `collect` and everything else that runs it.
+
+    Args:
+        files: with the same columns.
+        part_column: name of a last column that says which file a row is of; None: there is none.
 
     Raises:
         DatasetError: the first file is damaged.
     """
     schema = _frame(files[0].open().schema.empty_table()).schema
-    return register_io_source(_Scan(tuple(files), schema), schema=schema, is_pure=True, explain_name="quantone")
+    if part_column is not None:
+        schema[part_column] = pl.String()
+    scan = _Scan(tuple(files), schema, part_column)
+    return register_io_source(scan, schema=schema, is_pure=True, explain_name="quantone")
 
 
 class _Scan:
     """What Polars calls for rows."""
 
-    def __init__(self, files: tuple[PartFile, ...], schema: pl.Schema) -> None:
-        self._files, self._schema = files, schema
+    def __init__(self, files: tuple[PartFile, ...], schema: pl.Schema, part_column: str | None) -> None:
+        self._files, self._schema, self._part_column = files, schema, part_column
 
     def __call__(
         self, columns: list[str] | None, predicate: pl.Expr | None, num_rows: int | None, _batch_size: int | None
@@ -59,7 +66,7 @@ class _Scan:
 
     def _all(self, columns: Sequence[str], ahead: ReadAhead) -> Iterator[pl.DataFrame]:
         for file, table in zip(
-            self._files, ahead.map(lambda file: file.open().read(columns), self._files), strict=True
+            self._files, ahead.map(lambda file: self._read(file.open(), columns), self._files), strict=True
         ):
             yield self._checked(table, file.uri)
 
@@ -70,11 +77,11 @@ class _Scan:
 
         def look(file: PartFile) -> _Hit:
             part = file.open()
-            return part, part.read(asked)
+            return part, self._read(part, asked)
 
         def complete(hit: _Hit) -> _Hit:
             part, table = hit
-            for name, column in zip(rest, part.read(rest).columns, strict=True):
+            for name, column in zip(rest, self._read(part, rest).columns, strict=True):
                 table = table.append_column(name, column)
             return part, table
 
@@ -82,6 +89,14 @@ class _Scan:
         hits = ((part, table) for part, table in looked if self._checked(table, part.uri).filter(predicate).height)
         for part, table in ahead.map(complete, hits):
             yield self._checked(table, part.uri).filter(predicate).select(columns)
+
+    def _read(self, part: CheckedPart, columns: Sequence[str]) -> pa.Table:
+        stored = [name for name in columns if name != self._part_column]
+        if len(stored) == len(columns):
+            return part.read(stored)
+        table = part.read(stored or ["id"])
+        name = pa.array([part.uri.rpartition("/")[2]] * table.num_rows, pa.string())
+        return table.append_column(str(self._part_column), name).select(list(columns))
 
     def _checked(self, table: pa.Table, uri: str) -> pl.DataFrame:
         frame = _frame(table)

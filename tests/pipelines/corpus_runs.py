@@ -97,26 +97,21 @@ def file_names(dataset):
     return sorted(path.relative_to(root).as_posix() for path in Path(root).rglob("*") if path.is_file())
 
 
-class Driver:
-    """A corpus job as a program of its own.
+class Program:
+    """A Python module that runs in a process of its own, and all that it starts.
 
     Args:
-        source: to read.
-        dataset: to write.
-        codec: directory of one.
-        faults: dotted name of what fails -> factory in `worker_faults` that fails in its place, and its options.
-        environment: variables that this driver gets.
-        settings: of the job.
+        module: with a main program.
+        argument: its only one, as JSON.
+        environment: variables that it gets.
     """
 
-    def __init__(self, source, dataset, codec, *, faults=None, environment=None, **settings):
-        chosen = {"progress": False, "num_workers": 1, "unit_seconds": UNIT_SECONDS, **settings}
-        arguments = json.dumps([str(source), str(dataset), {"codec": str(codec), **chosen}, faults or {}])
+    def __init__(self, module, argument, environment):
         self._mark = uuid.uuid4().hex
-        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {}), _MARK: self._mark}
+        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment, _MARK: self._mark}
         variables.pop("RAY_ADDRESS", None)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.pipelines.corpus_driver", arguments],
+            [sys.executable, "-m", module, json.dumps(argument)],
             env=variables,
             cwd=REPOSITORY,
             start_new_session=True,
@@ -142,7 +137,7 @@ class Driver:
         self._process.wait()
 
     def end(self, timeout_s=120.0):
-        """Wait for its end: exit code, the summary that it printed, and the last line that it said."""
+        """Wait for its end: exit code, what it printed, and the last line that it said."""
         out, err = self._process.communicate(timeout=timeout_s)
         said = err.strip().splitlines()
         return self._process.returncode, json.loads(out) if out else None, said[-1] if said else ""
@@ -159,6 +154,24 @@ class Driver:
     def descendants(self):
         """Processes that have this driver's mark in their environment: Ray's children leave every group and session."""
         return [pid for pid in all_pids() if pid != self.pid and self._mark in environment_of(pid)]
+
+
+class Driver(Program):
+    """A corpus job as a program.
+
+    Args:
+        source: to read.
+        dataset: to write.
+        codec: directory of one.
+        faults: dotted name of what fails -> factory in `worker_faults` that fails in its place, and its options.
+        environment: variables that it gets.
+        settings: of the job.
+    """
+
+    def __init__(self, source, dataset, codec, *, faults=None, environment=None, **settings):
+        chosen = {"progress": False, "num_workers": 1, "unit_seconds": UNIT_SECONDS, **settings}
+        argument = [str(source), str(dataset), {"codec": str(codec), **chosen}, faults or {}]
+        super().__init__("tests.pipelines.corpus_driver", argument, environment or {})
 
 
 def all_pids():

@@ -103,7 +103,7 @@ def test_a_driver_killed_at_the_worst_moments(drive, cluster, undisturbed, tmp_p
         assert (code, marker.exists()) == (-signal.SIGKILL, True), said
     code, summary, said = drive(dataset, address=cluster).end()
     assert code == 0, said
-    assert summary["num_skipped"] + summary["num_ok"] + sum(summary["errors"].values()) == summary["num_files"]
+    assert summary["num_skipped"] + summary["num_ok"] + summary["num_errors"] == summary["num_files"]
     assert_same_dataset(dataset, undisturbed)
 
 

@@ -70,10 +70,10 @@ def test_an_input_that_memory_does_not_suffice_for(ray_session, speech_folder, t
     """One error row of a class of its own."""
 
     class Greedy(Encoder):
-        def _encode(self, items, waveforms):
+        def _encode(self, items, waveforms, *rest):
             if len(items) > 1 or items[0].id == "speaker1/clip4.wav":
                 bytearray(2**62)
-            return super()._encode(items, waveforms)
+            return super()._encode(items, waveforms, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.encoder.Encoder", Greedy)

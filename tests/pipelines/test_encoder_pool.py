@@ -27,7 +27,11 @@ def cluster(monkeypatch):
     state = {"resources": {"CPU": 8.0, "GPU": 2.0}, "killed": deque(), "asked": deque()}
     monkeypatch.setattr(room, "cluster_resources", lambda: state["resources"])
     monkeypatch.setattr(room, "kill", state["killed"].append)
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: state["asked"].append(bundles))
+
+    def request(*, bundles):
+        state["asked"].append(bundles)
+
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", request)
     monkeypatch.setattr(encoder_pool, "RECOUNT_S", 0.0)
     return state
 

@@ -49,6 +49,26 @@ def test_queries_give_what_polars_alone_gives(dataset, name, engine):
     assert verified.schema == query(open_dataset(dataset)).collect_schema()
 
 
+PART_QUERIES = {
+    "all": lambda rows: rows,
+    "alone": lambda rows: rows.select("part"),
+    "with others": lambda rows: rows.select("part", "id", "codes_01"),
+    "predicate": lambda rows: rows.filter(pl.col("part").str.contains("00001")).select("id", "codes_03"),
+    "group": lambda rows: rows.group_by("part").len().sort("part"),
+}
+
+
+@pytest.mark.parametrize("verify", [True, False], ids=["verified", "native"])
+@pytest.mark.parametrize("name", PART_QUERIES)
+def test_a_column_says_which_part_a_row_is_of(dataset, name, verify):
+    """By the file's name, wherever the dataset lies; asked for, and projected like any other."""
+    expected = (
+        open_dataset(dataset).collect().with_columns(part=pl.Series([f"part-0000{i // 3}.parquet" for i in range(9)]))
+    )
+    found = PART_QUERIES[name](open_dataset(dataset, part_column="part", verify=verify)).collect()
+    assert found.equals(PART_QUERIES[name](expected.lazy()).collect())
+
+
 def test_the_namespace_and_sql_work_on_it(dataset):
     """`.codes` and SQL take the frame as they took Polars' own."""
     rows = open_dataset(dataset)

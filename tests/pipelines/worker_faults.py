@@ -110,24 +110,33 @@ def slow_reader(seconds, pids=None):
     return read
 
 
-def slow_encoder(seconds, pids=None, log=None):
-    """An encoder that takes its time; likewise. Its log has a line a call: node, begin and end."""
+def slow_encoder(seconds, pids=None):
+    """An encoder that takes its time; likewise."""
 
     class Slow(Encoder):
         def encode_bundle(self, pulse, *reads):
-            begin = time.time()
             found = super().encode_bundle(pulse, *reads)
             with _Told(pids):
                 time.sleep(seconds)
-            if log is not None:
-                import ray
-
-                node = ray.get_runtime_context().get_node_id()
-                with Path(log).open("a") as stream:
-                    stream.write(f"{node} {begin} {time.time()}\n")
             return found
 
     return Slow
+
+
+def meeting_encoder(folder, num_expected, patience_s):
+    """An encoder that waits until so many are at work at once, each with a file of its node and process in a folder."""
+
+    class Meeting(Encoder):
+        def encode_bundle(self, pulse, *reads):
+            import ray
+
+            Path(folder, f"{ray.get_runtime_context().get_node_id()}.{os.getpid()}").touch()
+            deadline = time.monotonic() + patience_s
+            while len(list(Path(folder).iterdir())) < num_expected and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return super().encode_bundle(pulse, *reads)
+
+    return Meeting
 
 
 class _Told:

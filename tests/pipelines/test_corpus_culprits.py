@@ -1,0 +1,94 @@
+"""An input that hangs or eats memory costs a corpus job that input, and no other."""
+
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines import tokenize_corpus
+from tests.pipelines import worker_faults
+from tests.pipelines.corpus_runs import BAD, UNIT_SECONDS, Contents, Driver, assert_same_dataset, contents, make_corpus
+
+READER = "pipelines.bundle_reader.read_bundle"
+TIMEOUT_S = 4.0
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Thirty inputs."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, corpus, tiny_codec_dir, tmp_path_factory):
+    """What a run that nothing disturbs makes of them, and the seconds that it took."""
+    dataset = tmp_path_factory.mktemp("undisturbed") / "tokens"
+    summary = tokenize(corpus, dataset, tiny_codec_dir)
+    return contents(dataset), summary.wall_seconds
+
+
+def tokenize(source, dataset, codec, **settings):
+    """The job in this process."""
+    return tokenize_corpus(
+        source, dataset, codec=codec, progress=False, num_workers=1, unit_seconds=UNIT_SECONDS, **settings
+    )
+
+
+def without(whole, *culprits):
+    """The contents of a dataset in which some inputs failed."""
+    good = whole.rows.filter(~pl.col("id").is_in(culprits))
+    assert good.height == whole.rows.height - len(culprits)
+    return Contents(good, whole.errors, whole.parts)
+
+
+def assert_only_these_failed(dataset, whole, **culprits):
+    """All rows but those of the culprits, and beside the errors of an undisturbed run theirs, of a class each."""
+    found = contents(dataset)
+    assert dict(found.errors.select("id", "error").rows()) == {**dict.fromkeys(BAD, "AudioError"), **culprits}
+    assert_same_dataset(dataset, Contents(without(whole, *culprits).rows, found.errors, whole.parts))
+
+
+def test_inputs_that_hang_are_given_up(corpus, undisturbed, tiny_codec_dir, tmp_path, monkeypatch):
+    """One sleeps, another holds Python's lock, so that nothing else in its process runs; others wait no longer."""
+    whole, clean_s = undisturbed
+    hang = {"04.wav": "sleeps", "11.wav": "holds the lock"}
+    monkeypatch.setattr(READER, worker_faults.hanging_reader(hang))
+    begin = time.monotonic()
+    tokenize(corpus, tmp_path / "tokens", tiny_codec_dir, file_timeout_s=TIMEOUT_S)
+    seconds = time.monotonic() - begin
+    assert_only_these_failed(tmp_path / "tokens", whole, **dict.fromkeys(hang, "timed_out"))
+    assert seconds < 2 * clean_s + len(hang) * 3 * TIMEOUT_S
+
+
+def test_an_input_that_asks_for_too_much_memory(corpus, undisturbed, tiny_codec_dir, tmp_path, monkeypatch):
+    """Where the system refuses it, the reader lives on."""
+    monkeypatch.setattr(READER, worker_faults.starved_reader("15.wav", GIB // 4))
+    tokenize(corpus, tmp_path / "tokens", tiny_codec_dir)
+    assert_only_these_failed(tmp_path / "tokens", undisturbed[0], **{"15.wav": "out_of_memory"})
+
+
+@pytest.mark.slow
+def test_an_input_that_eats_memory(corpus, undisturbed, tiny_codec_dir, tmp_path):
+    """Where the system does not refuse it, Ray ends the reader before the machine has none left."""
+    free, total = memory_bytes()
+    if free < 5 * GIB:
+        pytest.skip("too little memory is free to eat some")
+    threshold = (total - free + 3 * GIB) / total
+    environment = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
+    faults = {READER: ["hungry_reader", {"name": "15.wav", "num_bytes": 4 * GIB}]}
+    driver = Driver(corpus, tmp_path / "tokens", tiny_codec_dir, faults=faults, environment=environment)
+    try:
+        code, _, said = driver.end(280.0)
+    finally:
+        driver.clean_up()
+    assert code == 0, said
+    assert_only_these_failed(tmp_path / "tokens", undisturbed[0], **{"15.wav": "out_of_memory"})
+
+
+def memory_bytes():
+    """Free and total, of this machine."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    sizes = {name: int(size) * 1024 for name, size, *_ in lines}
+    return sizes["MemAvailable:"], sizes["MemTotal:"]
