@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,17 +29,26 @@ def take_turns(
         Median speed of each, in work per second; and the median of the rounds' ratios of the first to the second, each
         of two runs that followed one another, where there are two.
     """
+    return alternate([partial(_measure_speed, contender, device) for contender in contenders], rounds)
+
+
+def alternate(contenders: Sequence[Callable[[], float]], rounds: int) -> tuple[list[float], float | None]:
+    """As `take_turns`, of contenders that do their work once and measure their own speed."""
     speeds: list[list[float]] = [[] for _ in contenders]
     for turn in range(rounds):
         order = range(len(contenders)) if turn % 2 == 0 else reversed(range(len(contenders)))
         for index in order:
-            begin = time.perf_counter()
-            work = contenders[index]()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            speeds[index].append(work / (time.perf_counter() - begin))
+            speeds[index].append(contenders[index]())
     ratio = statistics.median(a / b for a, b in zip(*speeds, strict=True)) if len(speeds) == 2 else None
     return [statistics.median(values) for values in speeds], ratio
+
+
+def _measure_speed(contender: Callable[[], float], device: str) -> float:
+    begin = time.perf_counter()
+    work = contender()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return work / (time.perf_counter() - begin)
 
 
 @contextmanager

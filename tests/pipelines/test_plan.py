@@ -137,6 +137,16 @@ def test_batches_hold_every_waveform_once_within_the_limit(lengths, most):
         assert len(batch) == 1 or len(batch) * max(lengths[position] for position in batch) <= most
 
 
+def test_a_short_waveform_is_not_padded_to_a_long_one_where_batches_are_full_without():
+    """Padding is wasted work: of mixed lengths little is left, and equal lengths still fill their batches."""
+    lengths = [1000 + 37 * (i % 100) for i in range(2000)]
+    batches = compose_batches(lengths, 120_000)
+    padded = sum(len(batch) * max(lengths[position] for position in batch) for batch in batches)
+    assert 1 - sum(lengths) / padded < 0.03
+    assert max(map(len, compose_batches([1000] * 300, 120_000))) == 120
+    assert len(compose_batches([100, 1000, 1100], 120_000)) == 1  # too little to be worth a pass of its own
+
+
 def test_differences_are_told_in_words():
     """New, gone and changed inputs are named."""
     before = listing_of([SourceFile("a.wav", "/a.wav", 1), SourceFile("b.wav", "/b.wav", 2)])
