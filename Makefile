@@ -1,19 +1,19 @@
-# Two commands: `make demo` and `make test`. Both make .venv first; nothing else is needed than Python 3.11+, make and gcc.
+# Two commands: `make demo` and `make test`. All make .venv first; nothing else is needed than Python 3.11+, make and gcc.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test quick lint install clean
+.PHONY: demo test slow lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/quantone demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -q
-
-# What is left out here runs in `make test`.
-quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not slow"
+
+# Heavy sweeps: thousands of damaged files, dozens of killed jobs. CI runs them after `make test`.
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.kept_heap import keep_heap
 from pipelines.reader_pool import reader_pool
 from tokenizer import Codec, load_codec
 
@@ -84,6 +85,7 @@ _all: list[Barrier] = []
 
 
 def _prepare(codec: str, bandwidth_kbps: float, waveforms: str, together: Barrier) -> None:
+    keep_heap()  # as the job's encoders
     _own.append(_BareEncoder(load_codec(codec), bandwidth_kbps, np.memmap(waveforms, np.float32, "r")))
     _all.append(together)
 

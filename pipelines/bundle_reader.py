@@ -98,7 +98,9 @@ def _read_all(
                 pulse(position)
             file = file_of(item)
             try:
-                found = _read_patiently(reader, item, settings, max(seconds_left, settings.max_segment_s or 0.0))
+                # Lengths were estimated: nothing may be left, and yet every input is read.
+                least_s = settings.bundle_seconds if settings.max_segment_s is None else settings.max_segment_s
+                found = _read_patiently(reader, item, settings, max(seconds_left, least_s))
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file, not to the job
                 items.append(ErrorRow(file.id, file.uri, error_class(error), str(error) or repr(error)))
                 continue

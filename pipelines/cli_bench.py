@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli_arguments import Bandwidth, Bandwidths, check, check_codec
+from pipelines.cli_arguments import Bandwidth, Bandwidths, Workers, check, check_codec, check_source
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there as well.")]
 
 bench = typer.Typer(help="Measure speed.", no_args_is_help=True)
 
@@ -26,6 +35,7 @@ def bench_codec_command(
     rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json_file: JsonFile = None,
 ) -> None:
     """Encoding and decoding speed on the bundled speech, in seconds of audio per second.
 
@@ -54,6 +64,53 @@ def bench_codec_command(
     rows, summary = bench_codec(codec, against=against, settings=settings)
     Console().print(bench_table(rows, against))
     typer.echo(summary)
+    _write_json(json_file, rows)
+
+
+@bench.command("pipeline")
+def bench_pipeline_command(
+    source: Annotated[str | None, typer.Argument(help="Audio of any source; default: the bundled speech.")] = None,
+    codec: Annotated[str, typer.Option(help="Bundled name, directory, file or hub name.")] = "speech_24khz",
+    bandwidth: Bandwidth = None,
+    num_workers: Workers = None,
+    batch_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one pass of the codec.")] = None,
+    quality: Annotated[bool, typer.Option("--quality", help="The job decodes and compares as well.")] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of the bundled speech, repeated.")] = 30.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """The corpus job beside the bare codec on the same cores and batches, and what its workers spend their time on.
+
+    Both take turns in one run. The bare codec reads nothing: its batches lie in memory. Starting is timed apart.
+
+    Examples:
+      quantone bench pipeline
+      quantone bench pipeline speech/ --rounds 5 --json pipeline.json
+    """
+    if source is not None:
+        check_source(source)
+    check_codec(codec)
+    from rich.console import Console
+
+    from pipelines.bench_pipeline import bench_pipeline, pipeline_tables
+    from pipelines.job_settings import BATCH_SECONDS, JobSettings
+
+    settings = JobSettings(
+        bandwidth_kbps=bandwidth,
+        num_workers=num_workers,
+        quality=quality,
+        batch_seconds=batch_seconds or BATCH_SECONDS,
+    )
+    measured = bench_pipeline(source, codec=codec, settings=settings, minutes=minutes, rounds=rounds)
+    hours = measured.audio_seconds / 3600
+    typer.echo(
+        f"{measured.codec} at {measured.bandwidth_kbps:g} kbps: {measured.num_inputs} inputs, "
+        f"{measured.runs[0].num_errors} errors, {hours:.2f} h, "
+        f"{measured.num_encoders} encoder(s) with one thread each"
+    )
+    for table in pipeline_tables(measured):
+        Console().print(table)
+    _write_json(json_file, measured)
 
 
 @bench.command("lm")
@@ -64,6 +121,7 @@ def bench_lm_command(
     seconds: Annotated[float, typer.Option(min=0.1, help="Audio in each stream.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    json_file: JsonFile = None,
 ) -> None:
     """Speed of entropy coding tokens of the bundled speech, in seconds of audio per second.
 
@@ -85,7 +143,9 @@ def bench_lm_command(
         threads=threads,
         against=against is not None,
     )
-    Console().print(lm_bench_table(bench_lm(lm, settings)))
+    rows = bench_lm(lm, settings)
+    Console().print(lm_bench_table(rows))
+    _write_json(json_file, rows)
 
 
 @bench.command("generate")
@@ -95,6 +155,7 @@ def bench_generate_command(
     rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json_file: JsonFile = None,
 ) -> None:
     """Tokens per second of generation, and the time to the first frames.
 
@@ -107,4 +168,13 @@ def bench_generate_command(
     from pipelines.bench_generate import GenerationBench, bench_generate, generation_table
 
     settings = GenerationBench(batch_sizes=tuple(batch or (1, 8)), rounds=rounds, threads=threads, device=device)
-    Console().print(generation_table(bench_generate(lm, settings=settings)))
+    speeds = bench_generate(lm, settings=settings)
+    Console().print(generation_table(speeds))
+    _write_json(json_file, speeds)
+
+
+def _write_json(path: Path | None, measured: DataclassInstance | Sequence[DataclassInstance]) -> None:
+    if path is None:
+        return
+    plain = [dataclasses.asdict(row) for row in measured] if isinstance(measured, Sequence) else measured
+    path.write_text(json.dumps(plain if isinstance(plain, list) else dataclasses.asdict(plain), indent=2) + "\n")

@@ -30,7 +30,7 @@ from pipelines.plan import Plan, cut_bundles
 from pipelines.progress import Progress
 from pipelines.stage_seconds import StageSeconds
 from pipelines.unit_commit import Target, UnitInputs, UnitResult
-from pipelines.worker_deaths import cause_of, death_row, reason_of, worker_died
+from pipelines.worker_deaths import cause_of, death_row, raised_in_start, reason_of, worker_died
 from pipelines.worker_watch import WorkerWatch
 from tokenizer import Codec, DatasetError, QuantoneError
 
@@ -89,7 +89,8 @@ class Conductor:
         self._target, self._crew, self._progress, self._metrics = target, crew, progress, metrics
         self._codec = ray.put(codec)  # held here, so that a new encoder can start anywhere at any time
         self._reader: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=0)(bundle_reader.read_bundle)
-        self._committer: Any = ray.remote(num_cpus=0, max_retries=0)(unit_commit.commit_unit)
+        # On the cores of readers, and so in their processes: each new one costs seconds.
+        self._committer: Any = ray.remote(num_cpus=READER_CPUS, max_retries=0)(unit_commit.commit_unit)
         self._encoder: Any = ray.remote(
             num_cpus=ENCODER_CPUS, num_gpus=crew.gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
         )(encoder.Encoder)
@@ -100,14 +101,14 @@ class Conductor:
         self._complete: deque[_Unit] = deque()  # waiting to be committed
         self._in_flight = 0  # bundles being read, waiting or being encoded
         self._committing = 0
-        self._failed_starts, self._tell_at = 0, 0.0
+        self._failed_starts = self._lost_starts = 0
+        self._tell_at = 0.0
         self._exhausted = False  # no bundle is left that has never been read
         self._running: dict[Any, Callable[[Any], UnitResult | None]] = {}  # reference -> what to do when it is there
 
-    @property
     def encoder_seconds(self) -> EncoderSeconds:
-        """What the encoders spent their time on."""
-        return self._pool.seconds
+        """What became of the encoders' time so far."""
+        return self._pool.seconds()
 
     def start_encoders(self) -> None:
         """Start the encoders and wait for them: before `run`, which does not wait, for whoever measures it."""
@@ -179,12 +180,15 @@ class Conductor:
         try:
             ray.get(ready)
         except RayError as error:
-            self._failed_starts += 1
-            if self._failed_starts >= TRIES:  # no GPU, a missing package: every file would meet it alike
+            raised = raised_in_start(error)
+            self._failed_starts += raised
+            self._lost_starts += not raised  # with its machine, say
+            if self._failed_starts >= TRIES or self._lost_starts >= FALSE_STARTS + 2 * len(self._pool):
+                # No GPU, a missing package: every file would meet it alike.
                 raise QuantoneError(f"an encoder cannot start: {reason_of(error)}") from error
             self._pool.drop(started)
         else:
-            self._failed_starts = 0
+            self._failed_starts = self._lost_starts = 0
             self._pool.rest(started)
 
     def _read(self, reading: _Reading) -> None:
@@ -254,7 +258,8 @@ class Conductor:
         self._close(bundle, encoded, count)
 
     def _encode_failed(self, bundle: _Bundle, error: RayError, *, begun: bool, late: bool) -> None:
-        bundle.tries += TRIES if late else begun or not worker_died(error)
+        raised = not worker_died(error)
+        bundle.tries += TRIES if late or (raised and len(bundle.work) > 1) else begun or raised
         bundle.false_starts += not begun
         if bundle.tries < TRIES and bundle.false_starts < FALSE_STARTS:
             self._again.append(bundle)  # to be read again: what had been read may have gone away with a machine

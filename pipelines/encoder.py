@@ -15,11 +15,12 @@ from pipelines.audio_facts import AudioFacts, measure_audio
 from pipelines.bundle_reader import ReadAudio, error_class
 from pipelines.carried_lm import CarriedLM
 from pipelines.device_feed import on_device
+from pipelines.kept_heap import keep_heap
 from pipelines.parts import ErrorRow, TokenRow
 from pipelines.plan import compose_batches
 from pipelines.reconstruction_quality import Quality, measure_quality
 from pipelines.stage_seconds import StageSeconds
-from tokenizer import Codec, Encoded, QuantoneError
+from tokenizer import Codec, CodecSpec, Encoded, QuantoneError
 from tokenizer.networks import is_causal
 
 BatchPulse = Callable[[int, float], None]  # called with the batch's number and its seconds of audio
@@ -52,6 +53,14 @@ class EncodedBundle:
     padded_seconds: float = 0.0
 
 
+def batches_of(items: Sequence[ReadAudio | ErrorRow], spec: CodecSpec, batch_seconds: float) -> list[list[ReadAudio]]:
+    """What goes through the codec together; from lengths and ids alone, so a resumed job composes the same batches."""
+    audio = sorted((item for item in items if isinstance(item, ReadAudio)), key=lambda item: item.id)
+    max_samples = max(1, round(batch_seconds * spec.sample_rate))
+    batches = compose_batches([item.waveform.shape[-1] for item in audio], max_samples)
+    return [[audio[position] for position in batch] for batch in batches]
+
+
 class Encoder:
     """A codec on its device; with a language model, each row gets a .qtn stream."""
 
@@ -59,6 +68,7 @@ class Encoder:
         self, codec: Codec, settings: EncodeSettings, *, lm: CarriedLM | None = None, device: str = "cpu"
     ) -> None:
         torch.set_num_threads(1)
+        keep_heap()
         torch.backends.cuda.matmul.allow_tf32 = False  # codes must not depend on the worker
         torch.backends.cudnn.allow_tf32 = False
         self._codec, self._device = codec.to(device), torch.device(device)
@@ -66,7 +76,7 @@ class Encoder:
         self._coder = None if lm is None else lm.coder(device)
         self._quality = settings.quality
         self._bandwidth_kbps = codec.spec.level_kbps * settings.num_codebooks
-        self._max_samples = max(1, round(settings.batch_seconds * codec.spec.sample_rate))
+        self._batch_seconds = settings.batch_seconds
 
     def ready(self) -> bool:
         """True, once one frame went through: the device works."""
@@ -76,10 +86,7 @@ class Encoder:
     def encode_bundle(
         self, pulse: BatchPulse | None, *reads: Sequence[ReadAudio | ErrorRow]
     ) -> tuple[BundleCount, EncodedBundle]:
-        """Encode what readers handed over, one row for each item.
-
-        Batches follow from lengths and ids alone, so a resumed job composes the same ones.
-        """
+        """Encode what readers handed over, one row for each item."""
         stages = StageSeconds()
         with stages.rest_timed("other"):
             rows, padded_seconds = self._encode_all(reads, stages, pulse)
@@ -92,9 +99,7 @@ class Encoder:
         self, reads: Sequence[Sequence[ReadAudio | ErrorRow]], stages: StageSeconds, pulse: BatchPulse | None
     ) -> tuple[list[TokenRow | ErrorRow], float]:
         rows: list[TokenRow | ErrorRow] = [item for read in reads for item in read if isinstance(item, ErrorRow)]
-        audio = sorted((item for read in reads for item in read if isinstance(item, ReadAudio)), key=lambda i: i.id)
-        lengths = [item.waveform.shape[-1] for item in audio]
-        batches = [[audio[position] for position in batch] for batch in compose_batches(lengths, self._max_samples)]
+        batches = batches_of([item for read in reads for item in read], self._spec, self._batch_seconds)
         padded_samples = 0
         for number, (batch, waveforms) in enumerate(on_device(batches, self._device)):
             num_samples = self._count_samples([waveform.shape[-1] for waveform in waveforms])

@@ -63,7 +63,7 @@ class EncoderPool:
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
         self._more_comes = True
-        self.seconds, self._counted_at = EncoderSeconds(), time.monotonic()
+        self._seconds, self._counted_at = EncoderSeconds(), time.monotonic()
         self._told = EncoderSeconds()  # what `busy_share` has spoken of
         self._target, self._recount_at, self._none_since = 0, 0.0, time.monotonic()
         self._any_ready = self._explained = False
@@ -155,20 +155,24 @@ class EncoderPool:
         for encoder in list(self._all):
             self.drop(encoder)
 
+    def seconds(self) -> EncoderSeconds:
+        """What became of their time so far."""
+        self._count_time()
+        return dataclasses.replace(self._seconds)
+
     def busy_share(self) -> float:
         """Share of the encoders' time that they were at work since the last call."""
-        self._count_time()
-        total, busy = self.seconds.total - self._told.total, self.seconds.busy - self._told.busy
-        self._told = dataclasses.replace(self.seconds)
+        before, self._told = self._told, self.seconds()
+        total, busy = self._told.total - before.total, self._told.busy - before.busy
         return busy / total if total > 0 else 0.0
 
     def _count_time(self) -> None:
         """Before anything changes: what the time since the last change was spent on."""
         now = time.monotonic()
         elapsed, self._counted_at = now - self._counted_at, now
-        self.seconds.busy += elapsed * len(self._busy)
-        self.seconds.starting += elapsed * (len(self._all) - len(self._busy) - len(self._idle))
+        self._seconds.busy += elapsed * len(self._busy)
+        self._seconds.starting += elapsed * (len(self._all) - len(self._busy) - len(self._idle))
         if self._more_comes:
-            self.seconds.waiting += elapsed * len(self._idle)
+            self._seconds.waiting += elapsed * len(self._idle)
         else:
-            self.seconds.ending += elapsed * len(self._idle)
+            self._seconds.ending += elapsed * len(self._idle)

@@ -21,24 +21,17 @@ ANSWER_TIMEOUT_S = 15.0
 NODE_TIMEOUT_S = 90.0  # a node starts a process for its first task
 CLIENT_SCHEME = "ray://"
 CLIENT_PORT = 10001
+AUTH_MODE = "RAY_AUTH_MODE"
 TOKEN_HINT = "set RAY_AUTH_MODE=token and give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token"  # noqa: S105
 
 Versions = Mapping[str, str | None]  # python, torch, quantone; None: not there
 
 
-def use_stored_token() -> None:
-    """Send the token that this machine keeps, if nobody has said whether to; call it before Ray is imported.
-
-    `ray start` guards a cluster with a token wherever it finds one. Ray 2.60 sends it on its own only to a cluster
-    on this machine, and fails without a reason elsewhere.
-    """
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or Path(path).is_file()):
-        os.environ["RAY_AUTH_MODE"] = "token"
-
-
 def check_reachable(address: str) -> None:
-    """Find out within seconds that a cluster answers at an address and accepts us.
+    """Find out within seconds that a cluster answers at an address and accepts us; call it before Ray is imported.
+
+    If it wants a token, the one that this machine keeps is sent from then on: Ray 2.60 does so on its own only to a
+    cluster on this machine. A cluster that wants none must get none: its workers could not answer.
 
     Args:
         address: "host:port", "ray://host:port" or "auto" (which Ray itself resolves at once).
@@ -56,8 +49,11 @@ def check_reachable(address: str) -> None:
         raise QuantoneError(f"no Ray cluster answers at {address}: {error}") from error
     if not address.startswith(CLIENT_SCHEME):
         _check_answer(f"{host}:{port}")
-    elif find_spec("grpc") is None:
+        return
+    if find_spec("grpc") is None:
         raise QuantoneError(f"{CLIENT_SCHEME} addresses need packages of ray[default]: pip install 'ray[default]'")
+    if _has_token_to_send():  # to the cluster's door alone: the driver itself is behind it
+        os.environ[AUTH_MODE] = "token"
 
 
 def _parse(address: str) -> tuple[str, int]:
@@ -72,12 +68,41 @@ def _parse(address: str) -> tuple[str, int]:
     return host, port
 
 
+def _has_token_to_send() -> bool:
+    """Whether this machine keeps a token, and nobody has said whether to use it."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    return AUTH_MODE not in os.environ and (bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(path).is_file())
+
+
 def _check_answer(address: str) -> None:
-    """Let a child ask: Ray's client library cannot be interrupted, and writes its reasons to stderr alone."""
+    said = _health(address, {AUTH_MODE: os.environ.get(AUTH_MODE, "disabled")})
+    if _is_about_a_token(said) and _has_token_to_send():
+        os.environ[AUTH_MODE] = "token"
+        said = _health(address, {})
+    if _is_about_a_token(said):
+        raise QuantoneError(f"the Ray cluster at {address} wants a token, and not what this process has: {TOKEN_HINT}")
+    if said:
+        raise QuantoneError(f"the Ray cluster at {address} cannot be joined: {said.partition(': ')[2] or said}")
+
+
+def _is_about_a_token(said: str) -> bool:
+    return "AuthToken" in said or "AuthenticationError" in said
+
+
+def _health(address: str, environment: Mapping[str, str]) -> str:
+    """What is wrong with a cluster, in one line; empty if nothing is.
+
+    A child asks: Ray's client library cannot be interrupted, and writes its reasons to stderr alone.
+    """
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(  # noqa: S603 - Ray's own command; the address has been parsed
-            command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_TIMEOUT_S,
+            check=False,
+            env={**os.environ, **environment},
         )
     except subprocess.TimeoutExpired as error:
         raise QuantoneError(
@@ -85,11 +110,8 @@ def _check_answer(address: str) -> None:
             "the port is that of `ray start --head --port`, 6379 by default"
         ) from error
     if done.returncode == 0:
-        return
-    said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-    if "AuthToken" in said or "AuthenticationError" in said:
-        raise QuantoneError(f"the Ray cluster at {address} wants a token, and not what this process has: {TOKEN_HINT}")
-    raise QuantoneError(f"the Ray cluster at {address} cannot be joined: {said.partition(': ')[2] or said}")
+        return ""
+    return (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
 
 
 def check_nodes(address: str) -> None:

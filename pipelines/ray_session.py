@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.ray_cluster import CLIENT_SCHEME, TOKEN_HINT, check_nodes, check_reachable, use_stored_token
+from pipelines.ray_cluster import CLIENT_SCHEME, TOKEN_HINT, check_nodes, check_reachable
 from tokenizer import QuantoneError
 
 # One torch thread a worker: the job gets its parallelism from workers, and two teams of threads on one core stall.
@@ -41,8 +42,8 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     # A job has more processes than cores. Ray would end those that idle for a second, and each costs seconds to start.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
-        use_stored_token()
+    if address != "local" and not _ray_runs():
+        check_reachable(address)
     import ray
 
     if ray.is_initialized():
@@ -70,11 +71,15 @@ def _worker_env() -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in submitted}
 
 
+def _ray_runs() -> bool:
+    """Without importing it, if it has not been."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def _join(address: str, settings: dict[str, Any]) -> None:
     import ray
     from ray.exceptions import RayError
 
-    check_reachable(address)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say comes as an error too

@@ -29,7 +29,7 @@ class StageSeconds:
     @property
     def total(self) -> float:
         """Seconds of all stages."""
-        return sum(dataclasses.astuple(self))
+        return float(sum(dataclasses.astuple(self)))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

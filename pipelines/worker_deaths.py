@@ -30,6 +30,12 @@ def worker_died(error: RayError) -> bool:
     return isinstance(cause_of(error), _DEATHS)
 
 
+def raised_in_start(error: RayError) -> bool:
+    """Whether an actor did not start because its own code raised, as against being lost on the way."""
+    cause = cause_of(error)
+    return not worker_died(error) or (isinstance(cause, RayActorError) and cause.actor_init_failed)
+
+
 def reason_of(error: RayError) -> str:
     """Class and message in one line."""
     cause = cause_of(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 import uuid
@@ -27,6 +28,18 @@ class WatchedCall:
     stop: Callable[[], None] | None = None
 
 
+def _driver() -> str:
+    """Which driver of which Ray this process is: a Ray that is started again counts its drivers from the beginning."""
+    context = ray.get_runtime_context()
+    return f"{context.get_node_id()}:{context.get_job_id()}"
+
+
+@functools.lru_cache(maxsize=1)
+def _heartbeats_of(_driver: str) -> Any:
+    """One actor for all jobs of a driver, with which it ends: a process more takes seconds to start."""
+    return ray.remote(num_cpus=0, max_restarts=-1)(Heartbeats).remote()
+
+
 class WorkerWatch:
     """Stops calls that are late.
 
@@ -36,9 +49,7 @@ class WorkerWatch:
 
     def __init__(self, allowed_s: float) -> None:
         self._allowed_s = allowed_s
-        # One for all jobs of a driver, with which it ends: a process more takes a second to start.
-        shared = {"name": "quantone-heartbeats", "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
-        self._heartbeats: Any = ray.remote(Heartbeats).options(**shared).remote()
+        self._heartbeats = _heartbeats_of(_driver())
         self._calls: dict[str, WatchedCall] = {}
         self._late: dict[str, int] = {}
         self._ended: list[str] = []

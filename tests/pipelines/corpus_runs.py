@@ -137,10 +137,11 @@ class Program:
         self._process.wait()
 
     def end(self, timeout_s=120.0):
-        """Wait for its end: exit code, what it printed, and the last line that it said."""
+        """Wait for its end: exit code, what its last line was (JSON), and the last line that it said on stderr."""
         out, err = self._process.communicate(timeout=timeout_s)
-        said = err.strip().splitlines()
-        return self._process.returncode, json.loads(out) if out else None, said[-1] if said else ""
+        printed, said = out.splitlines(), err.splitlines()  # before the last line, warnings of Ray
+        code = self._process.returncode
+        return code, json.loads(printed[-1]) if printed and code == 0 else None, said[-1] if said else ""
 
     def clean_up(self):
         """End it and whatever it started that is still there."""

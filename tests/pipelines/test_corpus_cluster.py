@@ -11,6 +11,9 @@ INLINED_BYTES = {"RAY_max_direct_call_object_size": "100"}
 # A node that is gone is noticed after two seconds, and not after fifteen.
 ATTENTION = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
 
+# Ray's own test clusters have none, wherever their user has one.
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+
 
 @pytest.fixture
 def run_jobs(tmp_path, tiny_codec_dir):
@@ -21,7 +24,7 @@ def run_jobs(tmp_path, tiny_codec_dir):
         usual = {"source": str(corpus), "faults": {}, "nodes": 1, "lose_after": None}
         settings = {"codec": str(tiny_codec_dir), "unit_seconds": UNIT_SECONDS}
         filled = [{**usual, "dataset": str(tmp_path / job["name"]), "settings": settings, **job} for job in jobs]
-        drivers.append(Program("tests.pipelines.cluster_driver", filled, {**INLINED_BYTES, **ATTENTION}))
+        drivers.append(Program("tests.pipelines.cluster_driver", filled, {**INLINED_BYTES, **ATTENTION, **NO_TOKEN}))
         code, _, said = drivers[-1].end(280.0)
         assert code == 0, said
 

@@ -12,7 +12,7 @@ from functools import partial
 import polars as pl
 import pytest
 
-from pipelines import tokenize_corpus
+from pipelines import tokenize_corpus, worker_watch
 from pipelines.verify import verify_dataset
 from tests.pipelines import worker_faults
 from tests.pipelines.corpus_runs import (
@@ -147,7 +147,7 @@ def test_workers_killed_from_outside(corpus, undisturbed, tiny_codec_dir, tmp_pa
     def kill_some():
         for kind in ("readers", "encoders") * 2:
             killed.append(kill_one_of(tmp_path / kind, spared=killed))
-        ray.kill(ray.get_actor("quantone-heartbeats"), no_restart=False)
+        ray.kill(worker_watch._heartbeats_of(worker_watch._driver()), no_restart=False)
 
     killer = threading.Thread(target=kill_some)
     killer.start()

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import ray_cluster
 from pipelines import ray_session as ray_room
-from pipelines.ray_cluster import check_reachable, describe_difference, make_probe, use_stored_token
+from pipelines.ray_cluster import check_reachable, describe_difference, make_probe
 from tokenizer import QuantoneError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -159,15 +159,34 @@ def test_versions_are_told_where_quantone_cannot_be_imported():
     assert done.stdout.decode().strip() == make_probe()()["python"], done.stderr
 
 
-@pytest.mark.parametrize("where", ["variable", "named file", "home"])
-def test_a_stored_token_is_used(monkeypatch, tmp_path, where):
-    """Whoever has a token need not say so as well."""
+@pytest.fixture
+def port():
+    """Something that listens; what it would answer is up to the test."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def without_token(monkeypatch, tmp_path):
+    """Nobody has a token, or has said whether to use one."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "")  # so that it is put back as it was, even from not being there
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    use_stored_token()
-    assert "RAY_AUTH_MODE" not in os.environ  # there is none yet
+
+
+def guarded(_address, environment):
+    """A cluster that wants a token."""
+    mode = environment.get("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE"))
+    return "" if mode == "token" else "AuthenticationError: no token"
+
+
+@pytest.mark.parametrize("where", ["variable", "named file", "home"])
+def test_a_stored_token_is_used_where_one_is_wanted(monkeypatch, tmp_path, port, without_token, where):
+    """Whoever has a token need not say so as well."""
+    monkeypatch.setattr(ray_cluster, "_health", guarded)
+    with pytest.raises(QuantoneError, match="wants a token"):
+        check_reachable(port)  # there is none yet
     if where == "variable":
         monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
     else:
@@ -176,16 +195,25 @@ def test_a_stored_token_is_used(monkeypatch, tmp_path, where):
         path.write_text("f" * 64)
         if where == "named file":
             monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    use_stored_token()
+    check_reachable(port)
     assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
-def test_what_was_said_about_tokens_stands(monkeypatch):
+def test_no_token_is_sent_where_none_is_wanted(monkeypatch, port, without_token):
+    """Workers of such a cluster have none, and a driver with one would take their answers for a stranger's."""
+    monkeypatch.setattr(ray_cluster, "_health", lambda *_: "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
+    check_reachable(port)
+    assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_what_was_said_about_tokens_stands(monkeypatch, port, without_token):
     """RAY_AUTH_MODE=disabled is respected, token or not."""
+    monkeypatch.setattr(ray_cluster, "_health", guarded)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
-    use_stored_token()
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    with pytest.raises(QuantoneError, match="wants a token"):
+        check_reachable(port)
 
 
 def test_workers_elsewhere_learn_where_s3_is(monkeypatch):

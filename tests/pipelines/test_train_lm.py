@@ -1,5 +1,6 @@
 """Training a language model by a recipe: token datasets in, a model out, and no interruption that shows."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import yaml
 
 from lm_head.lm_checkpoint import load_lm
 from lm_head.lm_training import LMTraining
+from pipelines.dataset_info import read_dataset_info, write_dataset_info
 from pipelines.lm_evaluation import evaluate_lm
 from pipelines.train_lm import train_lm
 from pipelines.training_log import read_log
@@ -194,8 +196,8 @@ def test_fine_tuning_starts_from_a_model(plain_recipe, recipe, dataset, tmp_path
 def test_a_dataset_whose_codec_is_gone_can_be_learnt(tiny_codec_dir, recipe, tmp_path, capsys):
     """Embeddings then start at random instead of at the codec's entries, and a line says so."""
     dataset = write_codes(tmp_path / "tokens", tiny_codec_dir, counting_codes(5, 30))
-    path = tmp_path / "tokens" / "dataset.json"
-    path.write_text(path.read_text().replace(str(tiny_codec_dir), str(tmp_path / "gone")))
+    info = read_dataset_info(dataset)
+    write_dataset_info(dataset, dataclasses.replace(info, codec=info.codec | {"source": str(tmp_path / "gone")}))
     run = TrainingRun(run_dir=tmp_path / "run", steps=1, threads=1)
     assert load_lm(train_lm(recipe, [dataset], run)).config.num_codebooks == 4
     assert "embeddings start at random, for want of the codec" in capsys.readouterr().err

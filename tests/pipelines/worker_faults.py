@@ -167,18 +167,29 @@ def hanging_reader(names):
     return _reader_that(lambda name: hang(names.get(name)))
 
 
-def hungry_reader(name, num_bytes):
-    """A reader that one input makes eat memory, and then wait for what comes."""
+def hungry_reader(name, spared_bytes):
+    """A reader that one input makes eat memory as long as this machine has more than some, and then wait."""
 
     def eat(found):
         if found == name:
             eaten = []
-            while len(eaten) < num_bytes // 2**26:
+            while free_memory() > spared_bytes:
                 eaten.append(np.ones(2**26, np.uint8))
                 time.sleep(0.02)
             time.sleep(3600)
 
     return _reader_that(eat)
+
+
+def free_memory():
+    """Bytes that this machine can still give."""
+    return memory_sizes()["MemAvailable:"]
+
+
+def memory_sizes():
+    """Of this machine, in bytes, by Linux's names."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {name: int(size) * 1024 for name, size, *_ in lines}
 
 
 def starved_reader(name, allowed_bytes):
