@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -q -m "not slow"
 
-# Heavy sweeps: thousands of damaged files, dozens of killed jobs. CI runs them after `make test`.
+# Heavy sweeps: thousands of damaged files, dozens of killed jobs, clusters of several nodes.
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
 

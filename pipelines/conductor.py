@@ -192,7 +192,7 @@ class Conductor:
             self._pool.rest(started)
 
     def _read(self, reading: _Reading) -> None:
-        call = self._watch.new_call()
+        call = self._watch.new_call(len(reading.work))
         done, read = self._reader.remote(reading.work, self._crew.read, call.sender)
         call.stop = partial(ray.cancel, done, force=True)
         reading.bundle.num_reading += 1
@@ -240,7 +240,7 @@ class Conductor:
             bundle.read.append([death_row(file_of(work[0]), "reading", error, TRIES)])
 
     def _encode(self, bundle: _Bundle, free: Any) -> None:
-        call = self._watch.new_call()
+        call = self._watch.new_call(len(bundle.work))
         done, encoded = free.encode_bundle.options(num_returns=2).remote(call.sender, *bundle.read)
         call.stop = partial(self._pool.drop, free)
         self._running[done] = partial(self._encode_done, bundle, free, encoded, call.name)

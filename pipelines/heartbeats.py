@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
+
+EXPECTED, FORGOTTEN = -1, -2  # in the place of a position
 
 
 class Heartbeats:
     """Keeps the last beat of each call that runs. A Ray actor: workers send, the conductor asks.
 
-    A call that has not begun, for want of a free core, has sent nothing, and so is never late.
+    A call that has not begun, for want of a free core, has sent nothing, and so is never late. Where this actor had to
+    start anew it has forgotten all: such a call is believed to be at work, and late when all of it should be over.
 
     Args:
         clock: seconds; another one for tests.
@@ -21,23 +25,30 @@ class Heartbeats:
         self._clock = clock
         self._last: dict[str, tuple[float, int]] = {}  # call -> (when it is late, position)
 
+    def expect(self, call: str) -> None:
+        """A call is on its way."""
+        self._last.setdefault(call, (math.inf, EXPECTED))
+
     def beat(self, call: str, position: int, allowed_s: float) -> None:
         """A call begins to work on a position, and has so long for it."""
         self._last[call] = (self._clock() + allowed_s, position)
 
     def begun(self, call: str) -> bool:
-        """Whether a call has come to its work at all."""
-        return call in self._last
+        """Whether a call has come to its work at all, as far as anybody can tell."""
+        return self._last.get(call, (0.0, FORGOTTEN))[1] != EXPECTED
 
-    def late(self, ended: list[str]) -> dict[str, int]:
-        """Calls that are late, and what each is working on.
+    def late(self, ended: list[str], running: dict[str, float]) -> dict[str, int]:
+        """Calls that are late, and what each is working on, or FORGOTTEN.
 
         Args:
             ended: calls to forget.
+            running: the others, and the seconds that all of each may take.
         """
         for call in ended:
             self._last.pop(call, None)
         now = self._clock()
+        for call, lasts_s in running.items():
+            self._last.setdefault(call, (now + lasts_s, FORGOTTEN))
         return {call: position for call, (deadline, position) in self._last.items() if now > deadline}
 
 

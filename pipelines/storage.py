@@ -11,6 +11,7 @@ import io
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -64,11 +65,26 @@ def join(root: str, *names: str) -> str:
     return "/".join([root.rstrip("/"), *names])
 
 
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Say where it was and what to look at: s3fs gives the server's reason alone, and not even that of a HEAD."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except PermissionError as error:
+        hint = "Access denied or unknown: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do"
+        raise PermissionError(f"{uri}: the S3 server refuses ({error}). {hint}") from error.__cause__
+    except BotoCoreError as error:  # no server there, no keys: no OSErrors of their own
+        raise ConnectionError(f"{uri}: {error}; check AWS_ENDPOINT_URL and the keys") from error
+
+
 def list_files(directory: str) -> list[StoredFile]:
     """All files below a directory, in any order; hidden ones (a name that starts with a dot) are left out."""
     if not is_s3(directory):
         return list(_walk(directory))
-    found = s3_filesystem().find(directory, detail=True)
+    with _explained(directory):
+        found = s3_filesystem().find(directory, detail=True)
     prefix = len(directory) - len(S3) + 1
     return [
         StoredFile(S3 + key, entry["size"])
@@ -80,7 +96,8 @@ def list_files(directory: str) -> list[StoredFile]:
 def glob_files(pattern: str) -> list[StoredFile]:
     """Files that match a pattern with *, ?, [..] or **, in any order."""
     if is_s3(pattern):
-        found = s3_filesystem().glob(pattern, detail=True)
+        with _explained(pattern):
+            found = s3_filesystem().glob(pattern, detail=True)
         return [StoredFile(S3 + key, entry["size"]) for key, entry in found.items() if entry["type"] == "file"]
     import glob
 
@@ -92,7 +109,8 @@ def find_file(uri: str) -> StoredFile | None:
     """The file at exactly this URI, or None: nothing there, or a directory."""
     try:
         if is_s3(uri):
-            entry = s3_filesystem().info(uri)
+            with _explained(uri):
+                entry = s3_filesystem().info(uri)
             return StoredFile(uri, entry["size"]) if entry["type"] == "file" else None
         path = Path(uri)
         return StoredFile(uri, path.stat().st_size) if path.is_file() else None
@@ -102,7 +120,10 @@ def find_file(uri: str) -> StoredFile | None:
 
 def is_directory(uri: str) -> bool:
     """Whether there is a directory; in S3, whether any object has this prefix."""
-    return bool(s3_filesystem().isdir(uri)) if is_s3(uri) else Path(uri).is_dir()
+    if not is_s3(uri):
+        return Path(uri).is_dir()
+    with _explained(uri):
+        return bool(s3_filesystem().isdir(uri))
 
 
 def list_names(directory: str) -> list[str]:
@@ -121,10 +142,11 @@ def open_input(uri: str, size: int | None = None) -> BinaryIO:
     """
     if not is_s3(uri):
         return Path(uri).open("rb")
-    if size is not None and size <= _WHOLE_BYTES:
-        return _NamedBytes(s3_filesystem().cat_file(uri), uri)
-    stream: BinaryIO = s3_filesystem().open(uri, "rb")
-    return stream
+    with _explained(uri):
+        if size is not None and size <= _WHOLE_BYTES:
+            return _NamedBytes(s3_filesystem().cat_file(uri), uri)
+        stream: BinaryIO = s3_filesystem().open(uri, "rb")
+        return stream
 
 
 def read_bytes(uri: str) -> bytes:
@@ -133,8 +155,11 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         OSError: it is not there or cannot be read.
     """
-    content: bytes = s3_filesystem().cat_file(uri) if is_s3(uri) else Path(uri).read_bytes()
-    return content
+    if not is_s3(uri):
+        return Path(uri).read_bytes()
+    with _explained(uri):
+        content: bytes = s3_filesystem().cat_file(uri)
+        return content
 
 
 def commit(uri: str, content: bytes) -> None:
@@ -143,7 +168,8 @@ def commit(uri: str, content: bytes) -> None:
     After the return a power cut does not undo it (local: both file and directory are synced).
     """
     if is_s3(uri):
-        s3_filesystem().pipe_file(uri, content)
+        with _explained(uri):
+            s3_filesystem().pipe_file(uri, content)
     else:
         _write_beside(Path(uri), content, lambda temporary, final: temporary.replace(final))
 
@@ -156,7 +182,8 @@ def create(uri: str, content: bytes) -> bool:
     """
     try:
         if is_s3(uri):
-            s3_filesystem().pipe_file(uri, content, mode="create")  # If-None-Match: *
+            with _explained(uri):
+                s3_filesystem().pipe_file(uri, content, mode="create")  # If-None-Match: *
         else:
             _write_beside(Path(uri), content, _link)
     except OSError as error:

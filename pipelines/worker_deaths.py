@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray.exceptions import (
+    NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
@@ -16,7 +17,7 @@ from pipelines.bundle_reader import error_class
 from pipelines.parts import ErrorRow
 from pipelines.sources import SourceFile
 
-_DEATHS = (RayActorError, WorkerCrashedError, OutOfMemoryError, ObjectLostError, TaskCancelledError)
+_DEATHS = (RayActorError, WorkerCrashedError, OutOfMemoryError, ObjectLostError, TaskCancelledError, NodeDiedError)
 _MEMORY_WORDS = ("OutOfMemory", "out of memory", "memory pressure", "low on memory")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from pipelines.heartbeats import BeatSender, Heartbeats
+from pipelines.heartbeats import FORGOTTEN, BeatSender, Heartbeats
 
 LOOK_AT_MOST_EVERY_S = 2.0
 _ANSWER_S = 10.0
@@ -25,6 +25,7 @@ class WatchedCall:
 
     name: str
     sender: BeatSender
+    lasts_s: float  # at most, all of it
     stop: Callable[[], None] | None = None
 
 
@@ -51,16 +52,18 @@ class WorkerWatch:
         self._allowed_s = allowed_s
         self._heartbeats = _heartbeats_of(_driver())
         self._calls: dict[str, WatchedCall] = {}
-        self._late: dict[str, int] = {}
+        self._late: dict[str, int | None] = {}
         self._ended: list[str] = []
         self._numbers, self._job = itertools.count(), uuid.uuid4().hex
         self._looked_at = time.monotonic()
         self._interval_s = min(LOOK_AT_MOST_EVERY_S, allowed_s / 4)
 
-    def new_call(self) -> WatchedCall:
+    def new_call(self, num_positions: int) -> WatchedCall:
         """A name and a sender for a call; `stop` is to be set once it runs."""
         name = f"{self._job}:{next(self._numbers)}"
-        call = self._calls[name] = WatchedCall(name, BeatSender(self._heartbeats, name, self._allowed_s))
+        self._heartbeats.expect.remote(name)
+        sender = BeatSender(self._heartbeats, name, self._allowed_s)
+        call = self._calls[name] = WatchedCall(name, sender, (num_positions + 1) * self._allowed_s)
         return call
 
     def ended(self, name: str, done: Any) -> tuple[bool, int | None]:
@@ -84,12 +87,13 @@ class WorkerWatch:
         if time.monotonic() - self._looked_at < self._interval_s:
             return
         self._looked_at = time.monotonic()
-        late: dict[str, int] = self._ask(lambda: self._heartbeats.late.remote(self._ended), {})
+        running = {name: call.lasts_s for name, call in self._calls.items()}
+        late: dict[str, int] = self._ask(lambda: self._heartbeats.late.remote(self._ended, running), {})
         self._ended.clear()
         for name, position in late.items():
             call = self._calls.get(name)
             if call is not None and name not in self._late and call.stop is not None:
-                self._late[name] = position
+                self._late[name] = None if position == FORGOTTEN else position
                 call.stop()
 
     def _has_begun(self, name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import soundfile
 
-from pipelines import open_dataset, storage
+from pipelines import open_dataset, storage, tokenize_corpus
 from pipelines.dataset import list_parts, open_errors
 from pipelines.verify import verify_dataset
 from tests.conftest import speech_like
@@ -36,6 +36,12 @@ def make_corpus(folder):
     for name, content in BAD.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def tokenize(source, dataset, codec, **settings):
+    """The job in this process."""
+    chosen = {"num_workers": 1, "unit_seconds": UNIT_SECONDS, **settings}
+    return tokenize_corpus(source, dataset, codec=codec, progress=False, **chosen)
 
 
 @dataclass(frozen=True)
@@ -137,11 +143,10 @@ class Program:
         self._process.wait()
 
     def end(self, timeout_s=120.0):
-        """Wait for its end: exit code, what its last line was (JSON), and the last line that it said on stderr."""
+        """Wait for its end: exit code, and the last lines that it wrote on stdout and stderr."""
         out, err = self._process.communicate(timeout=timeout_s)
-        printed, said = out.splitlines(), err.splitlines()  # before the last line, warnings of Ray
-        code = self._process.returncode
-        return code, json.loads(printed[-1]) if printed and code == 0 else None, said[-1] if said else ""
+        printed, said = ((text.splitlines() or [""])[-1] for text in (out, err))
+        return self._process.returncode, printed, said
 
     def clean_up(self):
         """End it and whatever it started that is still there."""
@@ -174,6 +179,11 @@ class Driver(Program):
         argument = [str(source), str(dataset), {"codec": str(codec), **chosen}, faults or {}]
         super().__init__("tests.pipelines.corpus_driver", argument, environment or {})
 
+    def end(self, timeout_s=120.0):
+        """Wait for its end: exit code, what it counted if it got to its end, and the last line that it said."""
+        code, printed, said = super().end(timeout_s)
+        return code, json.loads(printed) if code == 0 else None, said
+
 
 def all_pids():
     """Of this machine."""
@@ -196,6 +206,15 @@ def wait_until(condition, timeout_s=60.0, interval_s=0.01):
             return True
         time.sleep(interval_s)
     return False
+
+
+def kill_heartbeats():
+    """The actor that watches over the workers of this process's jobs dies, and Ray starts it anew."""
+    import ray
+
+    from pipelines import worker_watch
+
+    ray.kill(worker_watch._heartbeats_of(worker_watch._driver()), no_restart=False)
 
 
 def num_parts(dataset):

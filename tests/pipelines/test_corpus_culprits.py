@@ -1,13 +1,25 @@
 """An input that hangs or eats memory costs a corpus job that input, and no other."""
 
+import threading
 import time
 
 import polars as pl
 import pytest
 
-from pipelines import tokenize_corpus
 from tests.pipelines import worker_faults
-from tests.pipelines.corpus_runs import BAD, UNIT_SECONDS, Contents, Driver, assert_same_dataset, contents, make_corpus
+from tests.pipelines.corpus_runs import (
+    BAD,
+    Contents,
+    Driver,
+    assert_same_dataset,
+    contents,
+    kill_heartbeats,
+    make_corpus,
+    tokenize,
+    wait_until,
+)
+
+pytestmark = pytest.mark.slow  # processes by the dozen: minutes
 
 READER = "pipelines.bundle_reader.read_bundle"
 TIMEOUT_S = 4.0
@@ -28,25 +40,12 @@ def undisturbed(ray_session, corpus, tiny_codec_dir, tmp_path_factory):
     return contents(dataset), summary.wall_seconds
 
 
-def tokenize(source, dataset, codec, **settings):
-    """The job in this process."""
-    return tokenize_corpus(
-        source, dataset, codec=codec, progress=False, num_workers=1, unit_seconds=UNIT_SECONDS, **settings
-    )
-
-
-def without(whole, *culprits):
-    """The contents of a dataset in which some inputs failed."""
-    good = whole.rows.filter(~pl.col("id").is_in(culprits))
-    assert good.height == whole.rows.height - len(culprits)
-    return Contents(good, whole.errors, whole.parts)
-
-
 def assert_only_these_failed(dataset, whole, **culprits):
     """All rows but those of the culprits, and beside the errors of an undisturbed run theirs, of a class each."""
-    found = contents(dataset)
+    found, good = contents(dataset), whole.rows.filter(~pl.col("id").is_in(list(culprits)))
+    assert good.height == whole.rows.height - len(culprits)
     assert dict(found.errors.select("id", "error").rows()) == {**dict.fromkeys(BAD, "AudioError"), **culprits}
-    assert_same_dataset(dataset, Contents(without(whole, *culprits).rows, found.errors, whole.parts))
+    assert_same_dataset(dataset, Contents(good, found.errors, whole.parts))
 
 
 def test_inputs_that_hang_are_given_up(corpus, undisturbed, tiny_codec_dir, tmp_path, monkeypatch):
@@ -59,6 +58,19 @@ def test_inputs_that_hang_are_given_up(corpus, undisturbed, tiny_codec_dir, tmp_
     seconds = time.monotonic() - begin
     assert_only_these_failed(tmp_path / "tokens", whole, **dict.fromkeys(hang, "timed_out"))
     assert seconds < 2 * clean_s + len(hang) * 3 * TIMEOUT_S
+
+
+def test_a_hang_is_noticed_although_its_beginning_was_forgotten(
+    corpus, undisturbed, tiny_codec_dir, tmp_path, monkeypatch
+):
+    """The actor that watches over the workers dies after the input has begun to hang; another one knows nothing."""
+    marker = tmp_path / "hangs"
+    monkeypatch.setattr(READER, worker_faults.hanging_reader({"04.wav": "sleeps"}, marker))
+    killer = threading.Thread(target=lambda: wait_until(marker.exists) and kill_heartbeats())
+    killer.start()
+    tokenize(corpus, tmp_path / "tokens", tiny_codec_dir, file_timeout_s=TIMEOUT_S)
+    killer.join()
+    assert_only_these_failed(tmp_path / "tokens", undisturbed[0], **{"04.wav": "timed_out"})
 
 
 def test_an_input_that_asks_for_too_much_memory(corpus, undisturbed, tiny_codec_dir, tmp_path, monkeypatch):

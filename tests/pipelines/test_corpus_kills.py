@@ -12,23 +12,25 @@ from functools import partial
 import polars as pl
 import pytest
 
-from pipelines import tokenize_corpus, worker_watch
 from pipelines.verify import verify_dataset
 from tests.pipelines import worker_faults
 from tests.pipelines.corpus_runs import (
     BAD,
-    UNIT_SECONDS,
     Driver,
     assert_same_dataset,
     contents,
     file_names,
+    kill_heartbeats,
     leftovers,
     make_corpus,
     num_parts,
     temporaries,
+    tokenize,
     wait_until,
 )
 from tokenizer import DatasetError
+
+pytestmark = pytest.mark.slow  # processes by the dozen: minutes
 
 COMMITTER, READER, ENCODER = (
     "pipelines.unit_commit.commit_unit",
@@ -75,12 +77,6 @@ def cluster(ray_session):
     import ray
 
     return ray.get_runtime_context().gcs_address
-
-
-def tokenize(source, dataset, codec, **settings):
-    """The job in this process."""
-    chosen = {"num_workers": 1, "unit_seconds": UNIT_SECONDS, **settings}
-    return tokenize_corpus(source, dataset, codec=codec, progress=False, **chosen)
 
 
 @pytest.mark.parametrize("cut", worker_faults.CUTS)
@@ -138,8 +134,6 @@ def test_a_killed_driver_leaves_the_cluster_to_others(drive, cluster, tmp_path):
 
 def test_workers_killed_from_outside(corpus, undisturbed, tiny_codec_dir, tmp_path, monkeypatch):
     """Two readers, two encoders and the actor that watches over them: nothing is missing or there twice."""
-    import ray
-
     monkeypatch.setattr(READER, worker_faults.slow_reader(0.2, tmp_path / "readers"))
     monkeypatch.setattr(ENCODER, worker_faults.slow_encoder(0.2, tmp_path / "encoders"))
     killed = []
@@ -147,7 +141,7 @@ def test_workers_killed_from_outside(corpus, undisturbed, tiny_codec_dir, tmp_pa
     def kill_some():
         for kind in ("readers", "encoders") * 2:
             killed.append(kill_one_of(tmp_path / kind, spared=killed))
-        ray.kill(worker_watch._heartbeats_of(worker_watch._driver()), no_restart=False)
+        kill_heartbeats()
 
     killer = threading.Thread(target=kill_some)
     killer.start()

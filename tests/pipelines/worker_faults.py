@@ -155,10 +155,12 @@ class _Told:
             self._path.unlink()
 
 
-def hanging_reader(names):
+def hanging_reader(names, marker=None):
     """A reader that never gets done with some inputs; {name: how}: sleeping, or with Python's lock held."""
 
     def hang(how):
+        if how is not None and marker is not None:
+            struck(marker)
         if how == "sleeps":
             time.sleep(3600)
         elif how == "holds the lock":
