@@ -6,6 +6,7 @@ environment variables (`AWS_ENDPOINT_URL` names another server than Amazon's), o
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -195,8 +196,17 @@ def create(uri: str, content: bytes) -> bool:
 
 
 def _link(temporary: Path, final: Path) -> None:
-    os.link(temporary, final)
-    temporary.unlink()
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # No hard links here (exFAT, many network mounts): of two that try at the same moment the last one's stays.
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+        temporary.replace(final)
+    else:
+        temporary.unlink()
 
 
 def _is_taken(error: OSError) -> bool:

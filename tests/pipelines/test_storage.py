@@ -1,5 +1,6 @@
 """Storage: files appear whole or not at all, on a local disk and in S3 alike."""
 
+import errno
 import os
 
 import pytest
@@ -84,3 +85,20 @@ def test_locations_become_absolute_and_other_schemes_are_refused(tmp_path, monke
     assert storage.absolute("s3://bucket/a/") == "s3://bucket/a"
     with pytest.raises(DatasetError, match="https"):
         storage.absolute("https://example.org/speech")
+
+
+@pytest.mark.parametrize("hard_links", [True, False], ids=["with hard links", "without"])
+def test_a_file_is_created_once(tmp_path, monkeypatch, hard_links):
+    """Also on file systems that know no second name for a file; nothing is left beside it."""
+    if not hard_links:
+
+        def link(*_):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", link)
+    uri = str(tmp_path / "x")
+    assert storage.create(uri, b"first")
+    assert storage.create(uri, b"first")
+    assert not storage.create(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+    assert storage.list_names(str(tmp_path)) == ["x"]
