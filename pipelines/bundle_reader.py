@@ -10,15 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines import s3_server, storage
 from pipelines.parts import ErrorRow
 from pipelines.segment_reader import Cursor, SegmentRead, read_segments
 from pipelines.source_reader import SourceReader
 from pipelines.sources import SourceFile
 from pipelines.stage_seconds import StageSeconds
-from tokenizer import CodecSpec, QuantoneError
+from tokenizer import CodecSpec, DatasetError, QuantoneError
 
 Pulse = Callable[[int], None]  # called with the position of what is worked on now
 _RETRY_AFTER_S = (0.5, 2.0, 8.0)  # a network that fails for longer than that is no hiccup
+
+
+class SourceUnreachableError(DatasetError):
+    """The place that the inputs come from is away for longer than readers wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,9 @@ def read_bundle(
 
     Returns:
         What the conductor needs to know, and the items.
+
+    Raises:
+        SourceUnreachableError: the server of the inputs does not answer: no input is to blame.
     """
     torch.set_num_threads(1)
     stages = StageSeconds()
@@ -101,7 +109,10 @@ def _read_all(
                 # Lengths were estimated: nothing may be left, and yet every input is read.
                 least_s = settings.bundle_seconds if settings.max_segment_s is None else settings.max_segment_s
                 found = _read_patiently(reader, item, settings, max(seconds_left, least_s))
-            except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file, not to the job
+            except Exception as error:
+                # Whatever a decoder raises belongs to its file, not to the job.
+                if _may_pass(error) and _is_away(file.uri):
+                    raise SourceUnreachableError(f"{file.uri}: the server does not answer: {error}") from error
                 items.append(ErrorRow(file.id, file.uri, error_class(error), str(error) or repr(error)))
                 continue
             stages.resampling += found.resampling_s
@@ -152,6 +163,10 @@ def _may_pass(error: Exception) -> bool:
     final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     of_the_network = type(error).__module__.split(".")[0] in ("aiohttp", "aiobotocore", "botocore")
     return (isinstance(error, OSError) and not isinstance(error, final)) or of_the_network
+
+
+def _is_away(uri: str) -> bool:
+    return storage.is_s3(uri) and not s3_server.is_reachable(uri)
 
 
 def _segments(item: Work, found: SegmentRead) -> Iterator[ReadAudio]:

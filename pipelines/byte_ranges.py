@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from pipelines import storage
+from pipelines import s3_server, storage
 
 _MERGED_GAP = 256 * 1024  # bytes between two stretches that S3 sends for less than another request costs
 
@@ -39,13 +39,13 @@ def _read_range(stream: io.FileIO, start: int, stop: int) -> bytes:
 
 
 def _from_s3(uri: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    filesystem: Any = storage.s3_filesystem()
+    filesystem: Any = s3_server.filesystem()
     merged = _merge(ranges)
     starts, stops = [start for start, _ in merged], [stop for _, stop in merged]
     try:
         found = filesystem.cat_ranges([uri] * len(merged), starts, stops, on_error="raise")
     except OSError as error:
-        if _status(error) != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if s3_server.status_of(error) != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         return [b""] * len(ranges)  # it ends before one of them: shorter than it was when it was written
     contents = dict(zip(merged, found, strict=True))
@@ -68,9 +68,3 @@ def _cut(contents: dict[tuple[int, int], bytes], start: int, stop: int) -> bytes
         (begin, content) for (begin, end), content in contents.items() if begin <= start and stop <= end
     )
     return content[start - begin : stop - begin]
-
-
-def _status(error: OSError) -> int | None:
-    response = getattr(error.__cause__, "response", None) or {}
-    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status

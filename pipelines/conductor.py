@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayError
 
 from pipelines import bundle_reader, encoder, unit_commit
-from pipelines.bundle_reader import ReadSettings, Work, file_of
+from pipelines.bundle_reader import ReadSettings, SourceUnreachableError, Work, file_of
 from pipelines.encoder import BundleCount, EncodedBundle, EncodeSettings
 from pipelines.encoder_pool import ENCODER_CPUS, READER_CPUS, EncoderPool, EncoderSeconds
 from pipelines.job_metrics import JobMetrics
@@ -120,6 +120,7 @@ class Conductor:
 
         Raises:
             DatasetError: a part cannot be written.
+            SourceUnreachableError: the server of the inputs is away; all that is committed stays.
             QuantoneError: no encoder can start.
         """
         waiting = self._cut(plan, pending)
@@ -208,6 +209,8 @@ class Conductor:
             bundle.unit.stages += count.stages
             self._go_on_with(bundle, count.unfinished)
         except RayError as error:
+            if isinstance(cause_of(error), SourceUnreachableError):
+                raise cause_of(error) from None
             if late_at is None and not worker_died(error):
                 raise  # a mistake of ours or of the installation: other files would meet it too
             self._read_failed(reading, error, begun=begun, late_at=late_at)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines import storage
+from pipelines import s3_server, storage
 from pipelines.dataset_info import read_dataset_info
 from pipelines.part_file import list_parts, part_files
 from pipelines.verified_scan import scan_parts
@@ -62,7 +62,7 @@ def query_dataset(dataset: str | Path, sql: str) -> pl.DataFrame:
 
 def _scan_natively(dataset: str | Path, part_column: str | None) -> pl.LazyFrame:
     root = storage.join(storage.absolute(dataset), "parts")
-    options = storage.polars_options() if storage.is_s3(root) else None
+    options = s3_server.polars_options() if storage.is_s3(root) else None
     # Not as patterns: a directory may have [ or * in its name.
     uris = [storage.join(root, name) for name in list_parts(dataset)]
     rows = pl.scan_parquet(

@@ -6,7 +6,7 @@ import io
 import os
 from typing import BinaryIO, cast
 
-from pipelines import storage
+from pipelines import s3_server, storage
 from pipelines.byte_ranges import read_ranges
 
 # Bytes of one request for a few headers: what arrives in the time that a request takes to begin. Less would be slower
@@ -70,7 +70,7 @@ def open_scattered(uri: str) -> BinaryIO:
     """
     if not storage.is_s3(uri):
         return storage.open_input(uri)
-    stream: BinaryIO = storage.s3_filesystem().open(uri, "rb", block_size=_BLOCK)
+    stream: BinaryIO = s3_server.filesystem().open(uri, "rb", block_size=_BLOCK)
     return stream
 
 

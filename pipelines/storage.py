@@ -1,28 +1,29 @@
 """Files by URI, on a local disk or in S3: list them, read them, and write one so that it appears whole or not at all.
 
-A URI is an absolute local path or `s3://bucket/key`. S3 credentials, region and endpoint come from the standard AWS
-environment variables (`AWS_ENDPOINT_URL` names another server than Amazon's), on every machine that reads or writes.
+A URI is an absolute local path or `s3://bucket/key`.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import io
 import os
+import random
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from pipelines import s3_server
 from tokenizer.errors import DatasetError
 
 S3 = "s3://"
 TEMPORARY = ".quantone-tmp-"
 _ATTEMPTS = 3
+_CONFLICT_PAUSE_S = (0.1, 1.0)  # S3 answers 409 to one of two conditional PUTs at the same moment
 _WHOLE_BYTES = 64 * 2**20  # up to this size one GET of the whole object is cheaper than several of its ranges
 
 
@@ -66,26 +67,12 @@ def join(root: str, *names: str) -> str:
     return "/".join([root.rstrip("/"), *names])
 
 
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Say where it was and what to look at: s3fs gives the server's reason alone, and not even that of a HEAD."""
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        yield
-    except PermissionError as error:
-        hint = "Access denied or unknown: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do"
-        raise PermissionError(f"{uri}: the S3 server refuses ({error}). {hint}") from error.__cause__
-    except BotoCoreError as error:  # no server there, no keys: no OSErrors of their own
-        raise ConnectionError(f"{uri}: {error}; check AWS_ENDPOINT_URL and the keys") from error
-
-
 def list_files(directory: str) -> list[StoredFile]:
     """All files below a directory, in any order; hidden ones (a name that starts with a dot) are left out."""
     if not is_s3(directory):
         return list(_walk(directory))
-    with _explained(directory):
-        found = s3_filesystem().find(directory, detail=True)
+    with s3_server.explained(directory):
+        found = s3_server.filesystem().find(directory, detail=True)
     prefix = len(directory) - len(S3) + 1
     return [
         StoredFile(S3 + key, entry["size"])
@@ -97,8 +84,8 @@ def list_files(directory: str) -> list[StoredFile]:
 def glob_files(pattern: str) -> list[StoredFile]:
     """Files that match a pattern with *, ?, [..] or **, in any order."""
     if is_s3(pattern):
-        with _explained(pattern):
-            found = s3_filesystem().glob(pattern, detail=True)
+        with s3_server.explained(pattern):
+            found = s3_server.filesystem().glob(pattern, detail=True)
         return [StoredFile(S3 + key, entry["size"]) for key, entry in found.items() if entry["type"] == "file"]
     import glob
 
@@ -110,8 +97,8 @@ def find_file(uri: str) -> StoredFile | None:
     """The file at exactly this URI, or None: nothing there, or a directory."""
     try:
         if is_s3(uri):
-            with _explained(uri):
-                entry = s3_filesystem().info(uri)
+            with s3_server.explained(uri):
+                entry = s3_server.filesystem().info(uri)
             return StoredFile(uri, entry["size"]) if entry["type"] == "file" else None
         path = Path(uri)
         return StoredFile(uri, path.stat().st_size) if path.is_file() else None
@@ -123,8 +110,8 @@ def is_directory(uri: str) -> bool:
     """Whether there is a directory; in S3, whether any object has this prefix."""
     if not is_s3(uri):
         return Path(uri).is_dir()
-    with _explained(uri):
-        return bool(s3_filesystem().isdir(uri))
+    with s3_server.explained(uri):
+        return bool(s3_server.filesystem().isdir(uri))
 
 
 def list_names(directory: str) -> list[str]:
@@ -143,10 +130,10 @@ def open_input(uri: str, size: int | None = None) -> BinaryIO:
     """
     if not is_s3(uri):
         return Path(uri).open("rb")
-    with _explained(uri):
+    with s3_server.explained(uri):
         if size is not None and size <= _WHOLE_BYTES:
-            return _NamedBytes(s3_filesystem().cat_file(uri), uri)
-        stream: BinaryIO = s3_filesystem().open(uri, "rb")
+            return _NamedBytes(s3_server.filesystem().cat_file(uri), uri)
+        stream: BinaryIO = s3_server.filesystem().open(uri, "rb")
         return stream
 
 
@@ -158,8 +145,8 @@ def read_bytes(uri: str) -> bytes:
     """
     if not is_s3(uri):
         return Path(uri).read_bytes()
-    with _explained(uri):
-        content: bytes = s3_filesystem().cat_file(uri)
+    with s3_server.explained(uri):
+        content: bytes = s3_server.filesystem().cat_file(uri)
         return content
 
 
@@ -169,8 +156,8 @@ def commit(uri: str, content: bytes) -> None:
     After the return a power cut does not undo it (local: both file and directory are synced).
     """
     if is_s3(uri):
-        with _explained(uri):
-            s3_filesystem().pipe_file(uri, content)
+        with s3_server.explained(uri):
+            s3_server.filesystem().pipe_file(uri, content)
     else:
         _write_beside(Path(uri), content, lambda temporary, final: temporary.replace(final))
 
@@ -181,18 +168,27 @@ def create(uri: str, content: bytes) -> bool:
     Returns:
         Whether the file now has this content, from here or from somebody who had written the same.
     """
-    try:
-        if is_s3(uri):
-            with _explained(uri):
-                s3_filesystem().pipe_file(uri, content, mode="create")  # If-None-Match: *
-        else:
-            _write_beside(Path(uri), content, _link)
-    except OSError as error:
-        if not _is_taken(error):
-            raise
-        # Not yet lost: where S3's answer to our own first try went missing, the second try finds the file there.
-        return read_bytes(uri) == content
-    return True
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        try:
+            _create_once(uri, content)
+        except OSError as error:
+            if s3_server.status_of(error) == HTTPStatus.CONFLICT and attempts_left:
+                time.sleep(random.uniform(*_CONFLICT_PAUSE_S))  # noqa: S311 - two that try again should not meet again
+                continue
+            if not isinstance(error, FileExistsError) and s3_server.status_of(error) != HTTPStatus.PRECONDITION_FAILED:
+                raise
+            # Not yet lost: where S3's answer to our own first try went missing, the second try finds the file there.
+            return read_bytes(uri) == content
+        return True
+    raise AssertionError  # the last round returns or raises
+
+
+def _create_once(uri: str, content: bytes) -> None:
+    if is_s3(uri):
+        with s3_server.explained(uri):
+            s3_server.filesystem().pipe_file(uri, content, mode="create")  # If-None-Match: *
+    else:
+        _write_beside(Path(uri), content, _link)
 
 
 def _link(temporary: Path, final: Path) -> None:
@@ -207,12 +203,6 @@ def _link(temporary: Path, final: Path) -> None:
         temporary.replace(final)
     else:
         temporary.unlink()
-
-
-def _is_taken(error: OSError) -> bool:
-    response = getattr(error.__cause__, "response", None) or {}
-    refused = response.get("ResponseMetadata", {}).get("HTTPStatusCode") == HTTPStatus.PRECONDITION_FAILED
-    return isinstance(error, FileExistsError) or refused
 
 
 def _write_beside(final: Path, content: bytes, move: Callable[[Path, Path], object]) -> None:
@@ -244,7 +234,7 @@ def remove(uri: str) -> None:
     """Remove a file; nothing happens where there is none."""
     if is_s3(uri):
         if find_file(uri) is not None:
-            s3_filesystem().rm_file(uri)
+            s3_server.filesystem().rm_file(uri)
         return
     Path(uri).unlink(missing_ok=True)
 
@@ -256,35 +246,6 @@ def remove_temporaries(directory: str) -> None:
     for name in list_names(directory):
         if name.startswith(TEMPORARY):
             Path(directory, name).unlink(missing_ok=True)
-
-
-def polars_options() -> dict[str, str]:
-    """S3 settings of the environment in the words of Polars' `storage_options`."""
-    names = {
-        "AWS_ACCESS_KEY_ID": "aws_access_key_id",
-        "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
-        "AWS_SESSION_TOKEN": "aws_session_token",
-        "AWS_DEFAULT_REGION": "aws_region",
-        "AWS_REGION": "aws_region",
-        "AWS_ENDPOINT_URL": "aws_endpoint_url",
-    }
-    options = {option: os.environ[name] for name, option in names.items() if os.environ.get(name)}
-    if options.get("aws_endpoint_url", "").startswith("http://"):
-        options["aws_allow_http"] = "true"
-    return options
-
-
-def s3_filesystem() -> Any:
-    """The one connection pool for all that this process does with S3."""
-    return _s3_filesystem_of(os.getpid())
-
-
-@functools.cache
-def _s3_filesystem_of(_process: int) -> Any:  # a forked process cannot use its parent's: the thread behind it is gone
-    import s3fs
-
-    # Listings must not be cached: other processes write the parts that this one looks for.
-    return s3fs.S3FileSystem(endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None, use_listings_cache=False)
 
 
 def _walk(directory: str) -> Iterator[StoredFile]:

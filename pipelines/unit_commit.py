@@ -118,26 +118,30 @@ def _write(
     record_uri = _describe(unit, target, content, len(tokens), errors, _audio_seconds(tokens, target))
     if not storage.create(part_uri, content):
         storage.remove(record_uri)
-        _stand_back(unit, target, storage.read_bytes(part_uri), errors)
+        errors = _stand_back(unit, target, storage.read_bytes(part_uri), errors)
+    if not errors:
+        # Of an attempt that was killed, or of a slower job. Not before there is a part: its inputs would be nowhere.
+        storage.remove(_errors_uri(unit, target))
 
 
 def _describe(
     unit: UnitInputs, target: Target, content: bytes, num_rows: int, errors: Sequence[ErrorRow], audio_seconds: float
 ) -> str:
     """Write the errors and the record that belong to a part; returns the URI of the record."""
-    errors_uri = storage.join(target.dataset, "errors", part_name(unit.number))
     failures = encode_errors(errors) if errors else None
     if failures is not None:
-        storage.commit(errors_uri, failures)
-    else:
-        storage.remove(errors_uri)  # of an earlier, killed attempt that had any
+        storage.commit(_errors_uri(unit, target), failures)
     record = record_of(content, num_rows, failures, len(errors), audio_seconds)
     record_uri = storage.join(target.dataset, "records", record_name(unit.number, record.part.sha256))
     storage.commit(record_uri, record.to_json().encode())
     return record_uri
 
 
-def _stand_back(unit: UnitInputs, target: Target, content: bytes, errors: Sequence[ErrorRow]) -> None:
+def _errors_uri(unit: UnitInputs, target: Target) -> str:
+    return storage.join(target.dataset, "errors", part_name(unit.number))
+
+
+def _stand_back(unit: UnitInputs, target: Target, content: bytes, errors: Sequence[ErrorRow]) -> list[ErrorRow]:
     """Another job's part was first, and our errors may lie over its: write those that its part leaves open."""
     table = pq.read_table(io.BytesIO(content), columns=["input_id", "duration_s"], page_checksum_verification=True)
     there, own = set(table.column("input_id").to_pylist()), {row.id: row for row in errors}
@@ -149,6 +153,7 @@ def _stand_back(unit: UnitInputs, target: Target, content: bytes, errors: Sequen
     ]
     audio_seconds = sum(table.column("duration_s").to_pylist())
     _describe(unit, target, content, table.num_rows, left, audio_seconds)
+    return left
 
 
 def _audio_seconds(tokens: Sequence[TokenRow], target: Target) -> float:

@@ -1,9 +1,12 @@
 """A reader's bundle: every input of it comes out, whatever its length was thought to be."""
 
+import dataclasses
+
 import pytest
 import soundfile
 
-from pipelines.bundle_reader import ReadSettings, read_bundle
+from pipelines import bundle_reader, s3_server
+from pipelines.bundle_reader import ReadSettings, SourceUnreachableError, read_bundle
 from pipelines.plan import make_plan
 from pipelines.sources import list_source
 from tests.conftest import speech_like, tiny_spec
@@ -36,3 +39,23 @@ def test_what_a_call_leaves_over_of_long_inputs_is_read_in_the_next(work):
         work = count.unfinished
     ends = {name: start + length for name, start, length in sorted(seen)}
     assert ends == {f"{index}.wav": 24000 for index in range(6)}
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["one file fails", "server is away"])
+def test_a_server_that_is_away_is_no_fault_of_the_inputs(work, monkeypatch, answers):
+    """A file that the server cannot give is an error row; where it answers nothing at all, reading ends."""
+
+    def fail(*_):
+        raise OSError("Service Unavailable")
+
+    monkeypatch.setattr(bundle_reader, "_RETRY_AFTER_S", (0.0, 0.0))
+    monkeypatch.setattr(bundle_reader.SourceReader, "open", fail)
+    monkeypatch.setattr(s3_server, "is_reachable", lambda _: answers)
+    remote = [dataclasses.replace(file, uri=f"s3://bucket/{file.id}") for file in work]
+    settings = ReadSettings(tiny_spec(), None, 60.0)
+    if answers:
+        _, items = read_bundle(remote, settings)
+        assert [(item.id, item.error) for item in items] == [(f"{index}.wav", "OSError") for index in range(6)]
+    else:
+        with pytest.raises(SourceUnreachableError, match=r"s3://bucket/0\.wav: the server does not answer: Service"):
+            read_bundle(remote, settings)

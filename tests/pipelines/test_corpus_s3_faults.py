@@ -14,7 +14,7 @@ import uuid
 
 import pytest
 
-from pipelines import storage
+from pipelines import s3_server, storage
 from tests.pipelines.corpus_runs import (
     BAD,
     NUM_GOOD,
@@ -45,9 +45,9 @@ def server(s3_server):
             patch.setenv("AWS_ENDPOINT_URL", os.environ["QUANTONE_TEST_S3_ENDPOINT"])
             patch.setenv("AWS_ACCESS_KEY_ID", os.environ["QUANTONE_TEST_S3_KEY"])
             patch.setenv("AWS_SECRET_ACCESS_KEY", os.environ["QUANTONE_TEST_S3_SECRET"])
-        storage._s3_filesystem_of.cache_clear()
+        s3_server._filesystem_of.cache_clear()
         yield os.environ["AWS_ENDPOINT_URL"]
-    storage._s3_filesystem_of.cache_clear()
+    s3_server._filesystem_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,21 @@ def test_an_outage_is_waited_out(start, proxy, undisturbed, dataset):
     assert_same_dataset(dataset, undisturbed)
 
 
+def test_an_outage_that_is_not_waited_out_stops_the_job_and_costs_no_input(start, proxy, undisturbed, dataset):
+    """Exit code 1 with the reason once patience ends; the next run goes on, and its dataset is the undisturbed one."""
+    driver = start(dataset, proxy.url, faults={READER: ["slow_reader", {"seconds": 0.5}]})
+    assert wait_until(lambda: num_parts(dataset) > 2, 120.0, 0.1)
+    proxy.faults = [Fault("slow_down")]
+    code, _, said = driver.end(250.0)
+    assert code == 1
+    assert "the server does not answer" in said or "a part cannot be written" in said
+    proxy.faults = []
+    code, summary, said = start(dataset, proxy.url).end()
+    assert code == 0, said
+    assert summary["num_skipped"] > 0
+    assert_same_dataset(dataset, undisturbed)
+
+
 def test_a_driver_killed_while_it_writes_to_s3(start, proxy, undisturbed, dataset):
     """No part of an object is ever visible, and the next run ends with the same dataset."""
     dice = random.Random(0)  # noqa: S311 - not a secret
@@ -201,7 +216,7 @@ def run_command(source, target, codec, variables):
 def test_a_lost_answer_is_no_lost_race(proxy, dataset, monkeypatch):
     """The server has the bytes, and its refusal of our second try means ourselves."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    storage._s3_filesystem_of.cache_clear()
+    s3_server._filesystem_of.cache_clear()
     try:
         proxy.faults = [Fault("lost_answer", 0.5, ("PUT",))]
         for number in range(4):
@@ -210,4 +225,4 @@ def test_a_lost_answer_is_no_lost_race(proxy, dataset, monkeypatch):
             assert storage.read_bytes(f"{dataset}/{number}") == b"ours" * 1000
         assert proxy.counts["lost_answer"] > 1
     finally:
-        storage._s3_filesystem_of.cache_clear()
+        s3_server._filesystem_of.cache_clear()

@@ -4,8 +4,9 @@ import errno
 import os
 
 import pytest
+from botocore.exceptions import ClientError
 
-from pipelines import storage
+from pipelines import s3_server, storage
 from tokenizer import DatasetError
 
 
@@ -102,3 +103,30 @@ def test_a_file_is_created_once(tmp_path, monkeypatch, hard_links):
     assert not storage.create(uri, b"second")
     assert storage.read_bytes(uri) == b"first"
     assert storage.list_names(str(tmp_path)) == ["x"]
+
+
+def test_a_conflict_of_two_that_write_at_once_is_tried_again(bucket, monkeypatch):
+    """S3 answers 409 to a conditional PUT that meets another one of the same name: neither won nor lost yet."""
+    conflict = ClientError({"ResponseMetadata": {"HTTPStatusCode": 409}, "Error": {}}, "PutObject")
+    write, calls = storage._create_once, []
+
+    def meet_another(uri, content):
+        calls.append(uri)
+        if len(calls) < 3:
+            raise OSError("ConditionalRequestConflict") from conflict
+        write(uri, content)
+
+    monkeypatch.setattr(storage, "_create_once", meet_another)
+    monkeypatch.setattr(storage, "_CONFLICT_PAUSE_S", (0.0, 0.0))
+    assert storage.create(f"{bucket}/new", b"ours")
+    assert not storage.create(f"{bucket}/new", b"theirs")
+    assert (storage.read_bytes(f"{bucket}/new"), len(calls)) == (b"ours", 4)
+
+
+def test_a_server_that_refuses_is_reachable_and_one_that_is_gone_is_not(bucket, monkeypatch):
+    """A bucket that is not there is an answer; silence is none."""
+    assert s3_server.is_reachable(f"{bucket}/anything")
+    assert s3_server.is_reachable("s3://no-such-bucket-here/anything")
+    gone = OSError("Service Unavailable")
+    monkeypatch.setattr(s3_server.filesystem(), "call_s3", lambda *_, **__: (_ for _ in ()).throw(gone), raising=False)
+    assert not s3_server.is_reachable(f"{bucket}/anything")

@@ -94,6 +94,19 @@ def test_errors_of_a_killed_attempt_go_when_the_next_one_has_none(root):
     assert [record.errors for record in records(root).values()] == [None]
 
 
+def test_errors_of_another_job_stay_until_there_is_a_part(root, monkeypatch):
+    """Killed between its record and its part, this job must not have taken away where the other's inputs are."""
+    storage.commit(storage.join(root, "errors", part_name(4)), b"of the other job")
+
+    def die(uri, content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "create", die)
+    with pytest.raises(KeyboardInterrupt):
+        commit_unit(unit(), Target(root, FORM), EncodedBundle([row(name) for name in NAMES], 1.0))
+    assert storage.read_bytes(storage.join(root, "errors", part_name(4))) == b"of the other job"
+
+
 def test_a_part_that_is_there_stays_and_nothing_beside_it_changes(root):
     """The second of two jobs on one dataset does no harm."""
     target = Target(root, FORM)
