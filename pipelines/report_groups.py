@@ -22,10 +22,10 @@ _Sounds = npt.NDArray[Any]  # of _SOUND
 
 
 def is_groupable(name: str, kind: pl.DataType) -> bool:
-    """Whether hours by this column may tell something: columns of the source with text or categories."""
+    """Whether hours by this column may tell something: columns of the source with text, categories or whole numbers."""
     if name == "source_sample_rate":
         return True
-    return not is_own_name(name) and kind in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
+    return not is_own_name(name) and (kind in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) or kind.is_integer())
 
 
 class HoursBy:

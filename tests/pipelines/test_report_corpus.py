@@ -140,6 +140,14 @@ def test_hours_by_columns_that_group(rows):
     assert seconds == sorted(seconds, reverse=True)
 
 
+def test_speakers_may_be_numbers(rows):
+    """LibriSpeech's are; numbers with fractions are measurements, and no groups."""
+    numbered = rows.with_columns(speaker=pl.col("speaker").str.slice(1).cast(pl.Int64), loudness=pl.lit(0.5))
+    groupings = scan_rows(numbered.lazy(), NUM_ROWS, 0).corpus.groupings
+    assert [grouping.column for grouping in groupings] == ["source_sample_rate", "speaker"]
+    assert {group.value for group in groupings[1].groups} == {str(index) for index in range(7)}
+
+
 def test_small_groups_are_added_up():
     """Twelve are named, the rest is one line; rows without a value are a group too."""
     hours = HoursBy("speaker")
