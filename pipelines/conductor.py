@@ -226,11 +226,8 @@ class Conductor:
 
     def _read_failed(self, reading: _Reading, error: RayError, *, begun: bool, late_at: int | None) -> None:
         bundle, work = reading.bundle, reading.work
-        if late_at is not None:  # who it was is known
-            bundle.read.append([self._late_row(work[late_at], "reading")])
-            rest = [*work[:late_at], *work[late_at + 1 :]]
-            if rest:
-                self._read(_Reading(bundle, rest, reading.tries))
+        if late_at is not None:
+            self._read_late(bundle, work, late_at)
             return
         reading.tries += begun
         reading.false_starts += not begun
@@ -241,6 +238,16 @@ class Conductor:
                 self._read(_Reading(bundle, [item]))
         else:
             bundle.read.append([death_row(file_of(work[0]), "reading", error, TRIES)])
+
+    def _read_late(self, bundle: _Bundle, work: Sequence[Work], late_at: int) -> None:
+        """What comes before the last beat is not to blame; after it, each input gets a call of its own."""
+        if len(work) == 1:
+            bundle.read.append([self._late_row(work[0], "reading")])
+            return
+        if late_at > 0:
+            self._read(_Reading(bundle, work[:late_at]))
+        for item in work[late_at:]:
+            self._read(_Reading(bundle, [item]))
 
     def _encode(self, bundle: _Bundle, free: Any) -> None:
         call = self._watch.new_call(len(bundle.work))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 EXPECTED, FORGOTTEN = -1, -2  # in the place of a position
+APART_S = 0.25
+"""Beats that would move a deadline by less are not sent: each costs a millisecond, as long as reading a short clip."""
 
 
 class Heartbeats:
@@ -57,13 +59,20 @@ class BeatSender:
 
     def __init__(self, heartbeats: Any, call: str, allowed_s: float) -> None:
         self._heartbeats, self._call, self._allowed_s = heartbeats, call, allowed_s
+        self._deadline = -math.inf  # that was sent last
 
     def __call__(self, position: int, more_s: float = 0.0) -> None:
-        """Say that the work on a position begins, for which there is the usual time and some more."""
+        """Say that the work on a position begins, for which there is the usual time and some more.
+
+        Where positions follow one another within `APART_S`, only the first one of them is heard of.
+        """
+        deadline = time.monotonic() + self._allowed_s + more_s
+        if position > 0 and deadline < self._deadline + APART_S:
+            return
+        self._deadline = deadline
         sent = self._heartbeats.beat.remote(self._call, position, self._allowed_s + more_s)
         if position == 0:  # arrived before the work can kill this process: it tells deaths at work from lost calls
-            import ray
             from ray.exceptions import RayError
 
             with contextlib.suppress(RayError):
-                ray.get(sent)
+                sent.future().result()  # ray.get would give this task's cores to another one, in a new process

@@ -14,7 +14,8 @@ import uuid
 
 import pytest
 
-from pipelines import s3_server, storage
+from pipelines import storage
+from pipelines.s3_server import _filesystem_of
 from tests.pipelines.corpus_runs import (
     BAD,
     NUM_GOOD,
@@ -45,9 +46,9 @@ def server(s3_server):
             patch.setenv("AWS_ENDPOINT_URL", os.environ["QUANTONE_TEST_S3_ENDPOINT"])
             patch.setenv("AWS_ACCESS_KEY_ID", os.environ["QUANTONE_TEST_S3_KEY"])
             patch.setenv("AWS_SECRET_ACCESS_KEY", os.environ["QUANTONE_TEST_S3_SECRET"])
-        s3_server._filesystem_of.cache_clear()
+        _filesystem_of.cache_clear()
         yield os.environ["AWS_ENDPOINT_URL"]
-    s3_server._filesystem_of.cache_clear()
+    _filesystem_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +217,7 @@ def run_command(source, target, codec, variables):
 def test_a_lost_answer_is_no_lost_race(proxy, dataset, monkeypatch):
     """The server has the bytes, and its refusal of our second try means ourselves."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    s3_server._filesystem_of.cache_clear()
+    _filesystem_of.cache_clear()
     try:
         proxy.faults = [Fault("lost_answer", 0.5, ("PUT",))]
         for number in range(4):
@@ -225,4 +226,4 @@ def test_a_lost_answer_is_no_lost_race(proxy, dataset, monkeypatch):
             assert storage.read_bytes(f"{dataset}/{number}") == b"ours" * 1000
         assert proxy.counts["lost_answer"] > 1
     finally:
-        s3_server._filesystem_of.cache_clear()
+        _filesystem_of.cache_clear()

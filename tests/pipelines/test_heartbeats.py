@@ -1,6 +1,9 @@
 """Heartbeats: late is who began and does not get done, never who waits for its turn."""
 
-from pipelines.heartbeats import FORGOTTEN, Heartbeats
+import pytest
+
+from pipelines import heartbeats
+from pipelines.heartbeats import FORGOTTEN, BeatSender, Heartbeats
 
 
 class Clock:
@@ -60,3 +63,47 @@ def test_longer_work_may_take_longer():
     hearts.beat("2", 0, 500.0)
     clock.now = 100.0
     assert hearts.late([], {}) == {"1": 0}
+
+
+class Recorder:
+    """In the place of the actor: notes each beat; an answer is there at once."""
+
+    def __init__(self):
+        self.beats, self.beat = [], self
+
+    def remote(self, _call, position, allowed_s):
+        self.beats.append((position, allowed_s))
+        return self
+
+    def future(self):
+        return self
+
+    def result(self):
+        return None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of `heartbeats`, in the hands of the test."""
+    clock = Clock()
+    monkeypatch.setattr(heartbeats.time, "monotonic", clock)
+    return clock
+
+
+def test_positions_that_follow_one_another_quickly_send_one_beat(clock):
+    """A beat costs as much as reading a short clip; the first of a call is always sent."""
+    recorder = Recorder()
+    sender = BeatSender(recorder, "7", 10.0)
+    for position in range(11):
+        sender(position)
+        clock.now += 0.1
+    assert recorder.beats == [(0, 10.0), (3, 10.0), (6, 10.0), (9, 10.0)]
+
+
+def test_work_that_may_take_longer_is_told_at_once(clock):
+    """Else it would be late by the allowance of what came before it."""
+    recorder = Recorder()
+    sender = BeatSender(recorder, "7", 10.0)
+    for position, more_s in enumerate([1.0, 60.0, 1.0, 60.1]):
+        sender(position, more_s)
+    assert recorder.beats == [(0, 11.0), (1, 70.0)]
