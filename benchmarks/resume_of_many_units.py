@@ -24,9 +24,9 @@ from rich.console import Console
 
 from pipelines import storage
 from pipelines.bundle_reader import read_bundle
+from pipelines.bundled_speech import DEMO_SPEECH
 from pipelines.commit_record import list_records, record_name
 from pipelines.corpus_job import CorpusJob, open_job
-from pipelines.demo import DEMO_SPEECH
 from pipelines.encoder import EncodedBundle, Encoder, EncodeSettings
 from pipelines.job_settings import JobSettings
 from pipelines.job_summary import ErrorLimit

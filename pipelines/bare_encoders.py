@@ -18,6 +18,7 @@ import torch
 from pipelines.kept_heap import keep_heap
 from pipelines.reader_pool import reader_pool
 from tokenizer import Codec, load_codec
+from tokenizer.engine import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,24 @@ class BareEncoders:
         bandwidth_kbps: as in `Codec.encode`.
         waveforms: a file of float32 samples, waveform by waveform [C, S]; it is mapped, and so read once.
         batches: all that lie in it.
+        precision: as in `Codec.with_precision`.
         count: of processes.
     """
 
     def __init__(
-        self, codec: str, bandwidth_kbps: float, waveforms: Path, batches: Sequence[BareBatch], *, count: int
+        self,
+        codec: str,
+        bandwidth_kbps: float,
+        waveforms: Path,
+        batches: Sequence[BareBatch],
+        *,
+        precision: Precision,
+        count: int,
     ) -> None:
         # The longest first, whoever is free takes the next: all end at about the same time.
         self._batches = sorted(batches, key=lambda batch: -len(batch.lengths) * max(batch.lengths))
         together = multiprocessing.get_context("spawn").Barrier(count)
-        self._pool = reader_pool(count, _prepare, codec, bandwidth_kbps, str(waveforms), together)
+        self._pool = reader_pool(count, _prepare, codec, precision, bandwidth_kbps, str(waveforms), together)
         for loaded in [self._pool.submit(_wait_for_all) for _ in range(count)]:
             loaded.result()
 
@@ -84,9 +93,11 @@ _own: list[_BareEncoder] = []  # of this process
 _all: list[Barrier] = []
 
 
-def _prepare(codec: str, bandwidth_kbps: float, waveforms: str, together: Barrier) -> None:
+def _prepare(codec: str, precision: Precision, bandwidth_kbps: float, waveforms: str, together: Barrier) -> None:
     keep_heap()  # as the job's encoders
-    _own.append(_BareEncoder(load_codec(codec), bandwidth_kbps, np.memmap(waveforms, np.float32, "r")))
+    _own.append(
+        _BareEncoder(load_codec(codec).with_precision(precision), bandwidth_kbps, np.memmap(waveforms, np.float32, "r"))
+    )
     _all.append(together)
 
 

@@ -12,8 +12,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from pipelines.bench_turns import bundled_speech, take_turns, torch_threads
+from pipelines.bench_turns import take_turns, torch_threads
+from pipelines.bundled_speech import bundled_speech
 from tokenizer import CheckpointError, Codec, Encoded, load_codec
+from tokenizer.engine import Precision
 from tokenizer.presets import PRESETS
 from tokenizer.torchaudio_import import import_torchaudio
 
@@ -30,6 +32,7 @@ class BenchSettings:
     rounds: int = 5
     threads: int = 1
     device: str = "cpu"
+    precisions: Sequence[Precision] = ("plain",)  # each beside the reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class BenchRow:
     """One direction at one batch size: medians over the rounds."""
 
     direction: str  # "encode" or "decode"
+    precision: Precision
     batch_size: int
     speed: float  # audio seconds per wall second
     reference_speed: float | None
@@ -59,10 +63,10 @@ def bench_codec(
     Args:
         codec: anything for `load_codec`; with `against`, a preset that the reference has.
         against: "encodec" builds that package's model with random weights and takes them over.
-        settings: sizes, rounds and the device.
+        settings: sizes, rounds, precisions and the device.
 
     Returns:
-        One row for each direction and batch size, and a line on how far the codes agree.
+        One row for each direction, precision and batch size, and lines on how far codes and sound agree.
 
     Raises:
         CheckpointError: no such codec, or the reference is not installed or lacks this model.
@@ -72,26 +76,31 @@ def bench_codec(
     reference = None if against is None else _reference_model(codec, against)
     model = (load_codec(codec) if reference is None else _with_weights_of(reference, codec)).to(chosen.device)
     kbps = model.spec.level_kbps * model.spec.num_codebooks_at(chosen.bandwidth_kbps)
-    contenders = [_ours(model, kbps)]
+    theirs = None
     if reference is not None:
         reference.to(chosen.device).set_target_bandwidth(kbps)
-        contenders.append(Contender(reference.encode, reference.decode))
+        theirs = Contender(reference.encode, reference.decode)
     rows: list[BenchRow] = []
+    lines = [f"{model.name} at {kbps:g} kbps, {chosen.threads} thread(s) of {chosen.device}"]
     with torch_threads(chosen.threads), torch.inference_mode():
         for batch_size in chosen.batch_sizes:
             waveform = bundled_speech(model.spec, chosen.seconds, batch_size).to(chosen.device)
-            rows += _rows(contenders, waveform, model.spec.sample_rate, chosen)
-        agreement = _agreement(contenders, bundled_speech(model.spec, chosen.seconds, 1).to(chosen.device))
-    return rows, f"{model.name} at {kbps:g} kbps, {chosen.threads} thread(s) of {chosen.device}; {agreement}"
+            for precision in chosen.precisions:
+                ours = _ours(model.with_precision(precision), kbps)
+                contenders = [ours] if theirs is None else [ours, theirs]
+                rows += _rows(contenders, precision, waveform, model.spec.sample_rate, chosen)
+        waveform = bundled_speech(model.spec, chosen.seconds, 1).to(chosen.device)
+        lines += [_agreement(model, precision, theirs, waveform, kbps) for precision in chosen.precisions]
+    return rows, "\n".join(lines)
 
 
 def bench_table(rows: Sequence[BenchRow], against: str | None) -> Table:
     """The rows for a terminal."""
     table = Table(box=None, header_style="bold")
-    for heading in ("", "batch", "x real time", *([f"{against}", "ratio"] if against else [])):
-        table.add_column(heading, justify="right" if heading else "left")
+    for heading in ("", " ", "batch", "x real time", *([f"{against}", "ratio"] if against else [])):
+        table.add_column(heading, justify="right" if heading.strip() else "left")
     for row in rows:
-        cells = [row.direction, str(row.batch_size), f"{row.speed:.1f}"]
+        cells = [row.direction, row.precision, str(row.batch_size), f"{row.speed:.1f}"]
         if row.reference_speed is not None:
             cells += [f"{row.reference_speed:.1f}", f"{row.ratio:.2f}"]
         table.add_row(*cells)
@@ -127,7 +136,7 @@ def _with_weights_of(reference: Any, name: str) -> Codec:
 
 
 def _rows(
-    contenders: Sequence[Contender], waveform: Tensor, sample_rate: int, settings: BenchSettings
+    contenders: Sequence[Contender], precision: Precision, waveform: Tensor, sample_rate: int, settings: BenchSettings
 ) -> Iterator[BenchRow]:
     """Both directions of one batch."""
     audio_seconds = waveform.shape[0] * waveform.shape[-1] / sample_rate
@@ -140,7 +149,8 @@ def _rows(
             for contender, codes in zip(contenders, encoded, strict=True)
         ]
         medians, ratio = take_turns(calls, settings.rounds, settings.device)
-        yield BenchRow(direction, waveform.shape[0], medians[0], medians[1] if len(medians) > 1 else None, ratio)
+        reference_speed = medians[1] if len(medians) > 1 else None
+        yield BenchRow(direction, precision, waveform.shape[0], medians[0], reference_speed, ratio)
 
 
 def _timed(contender: Contender, value: Any, direction: str, audio_seconds: float) -> Callable[[], float]:
@@ -151,9 +161,18 @@ def _timed(contender: Contender, value: Any, direction: str, audio_seconds: floa
     return call
 
 
-def _agreement(contenders: Sequence[Contender], waveform: Tensor) -> str:
-    ours: Encoded = contenders[0].encode(waveform)
-    if len(contenders) == 1:
-        return f"{ours.codes.shape[1]} codebooks"
-    theirs = torch.cat([codes for codes, _ in contenders[1].encode(waveform)], dim=-1)
-    return f"{(ours.codes != theirs).sum().item()} of {theirs.numel():,} codes differ"
+def _agreement(model: Codec, precision: Precision, theirs: Contender | None, waveform: Tensor, kbps: float) -> str:
+    """What a precision runs on, and how far it is from the reference, or from the plain form where there is none."""
+    chosen = model.with_precision(precision)
+    plain: Encoded = model.encode(waveform, bandwidth_kbps=kbps)
+    codes = chosen.encode(waveform, bandwidth_kbps=kbps).codes
+    expected = plain.codes
+    if theirs is not None:
+        expected = torch.cat([frames for frames, _ in theirs.encode(waveform)], dim=-1)
+    line = f"{precision} ({chosen.computed_by}): {codes.shape[1]} codebooks, "
+    line += f"{(codes != expected).sum().item()} of {expected.numel():,} codes differ"
+    if precision == "plain":
+        return line
+    sound, other = model.decode(plain), chosen.decode(plain)
+    snr_db = 10 * torch.log10(sound.square().sum() / (sound - other).square().sum())
+    return f"{line}, {snr_db.item():.0f} dB from plain sound to the difference"

@@ -17,7 +17,8 @@ from lm_head import load_coder, read_lm_card
 from lm_head.encodec_lm import original_tensors
 from lm_head.integer_coder import IntegerCoder
 from lm_head.lm_checkpoint import load_token_lm
-from pipelines.bench_turns import bundled_speech, take_turns, torch_threads
+from pipelines.bench_turns import take_turns, torch_threads
+from pipelines.bundled_speech import bundled_speech
 from tokenizer import CheckpointError, Codec, load_codec
 from tokenizer.torchaudio_import import import_torchaudio
 

@@ -18,8 +18,8 @@ from rich.table import Table
 from pipelines.bare_encoders import BareBatch, BareEncoders
 from pipelines.bench_turns import alternate
 from pipelines.bundle_reader import ReadAudio, Work, read_bundle
+from pipelines.bundled_speech import DEMO_SPEECH
 from pipelines.corpus_job import CorpusJob, open_job
-from pipelines.demo import DEMO_SPEECH
 from pipelines.encoder import batches_of
 from pipelines.job_settings import JobSettings
 from pipelines.job_summary import JobSummary
@@ -113,7 +113,14 @@ def bench_pipeline(
         num_encoders = _count_encoders(chosen)
         audio_seconds = sum(sum(batch.lengths) for batch in batches) / first.codec.spec.sample_rate
         bare = stack.enter_context(
-            BareEncoders(codec, first.info.bandwidth_kbps, waveforms, batches, count=num_encoders)
+            BareEncoders(
+                codec,
+                first.info.bandwidth_kbps,
+                waveforms,
+                batches,
+                precision=chosen.precision,
+                count=num_encoders,
+            )
         )
         runs: list[JobRun] = []
 

@@ -9,10 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor
-
-from pipelines.demo import DEMO_SPEECH
-from tokenizer import CodecSpec, mix_channels, read_audio, resample
 
 
 def take_turns(
@@ -60,17 +56,3 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def bundled_speech(spec: CodecSpec, seconds: float, batch_size: int) -> Tensor:
-    """[B, C, S] of the bundled clips, end to end, another part of it in each row."""
-    rate = spec.sample_rate
-    clips = []
-    for path in sorted(DEMO_SPEECH.rglob("*.*")):
-        if path.suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3"):
-            waveform, source_rate = read_audio(path)
-            clips.append(resample(mix_channels(waveform, spec.channels), source_rate, rate))
-    everything = torch.cat(clips, dim=-1)
-    length = round(seconds * rate)
-    everything = everything.repeat(1, -(-length // everything.shape[-1]))
-    return torch.stack([everything.roll(-row * rate, dims=-1)[:, :length] for row in range(batch_size)])

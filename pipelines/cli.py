@@ -28,6 +28,7 @@ from pipelines.cli_evaluate_lm import evaluate_lm_command
 from pipelines.cli_export import export
 from pipelines.cli_generate import generate
 from pipelines.cli_outcome import FAILED, run
+from pipelines.cli_serve import serve_command
 from pipelines.cli_tokenize import tokenize
 from pipelines.cli_train import train
 from pipelines.cli_verify import verify
@@ -205,5 +206,6 @@ def report(
 
 app.command()(evaluate)
 app.command("evaluate-lm")(evaluate_lm_command)
+app.command("serve")(serve_command)
 for command in (tokenize, verify, export, compress, decompress, generate):
     app.command()(command)

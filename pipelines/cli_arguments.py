@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,10 @@ Bandwidths = Annotated[
 ]
 Workers = Annotated[
     int | None, typer.Option("--num-workers", "-j", min=1, help="Processes with a codec; default: as the machine has.")
+]
+Precision = Annotated[
+    Literal["exact", "fast", "plain"],
+    typer.Option(help="exact: float32; fast: bfloat16, where the CPU has it; plain: float32 in torch."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli_arguments import Bandwidth, Bandwidths, Workers, check, check_codec, check_source
+from pipelines.cli_arguments import Bandwidth, Bandwidths, Precision, Workers, check, check_codec, check_source
+from pipelines.cli_bench_suite import bench_all_command, bench_cost_command, bench_limit_command
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,6 +36,9 @@ def bench_codec_command(
     rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="plain, exact or fast; repeat it for several.", show_default="plain")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Encoding and decoding speed on the bundled speech, in seconds of audio per second.
@@ -45,6 +49,7 @@ def bench_codec_command(
       quantone bench codec speech_24khz
       quantone bench codec --against encodec
       quantone bench codec encodec_48khz --against encodec --bandwidth 6 --batch 1 --batch 8
+      quantone bench codec --against encodec --precision exact --precision fast
     """
     codec = codec or ("encodec_24khz" if against else "speech_24khz")
     if against is None:
@@ -52,7 +57,10 @@ def bench_codec_command(
     from rich.console import Console
 
     from pipelines.bench_codec import BenchSettings, bench_codec, bench_table
+    from tokenizer.engine import PRECISIONS
 
+    unknown = set(precision or ()) - set(PRECISIONS)
+    check(not unknown, f"--precision {', '.join(sorted(unknown))}: choose {', '.join(PRECISIONS)}")
     settings = BenchSettings(
         seconds=seconds,
         batch_sizes=tuple(batch or (1, 8)),
@@ -60,6 +68,7 @@ def bench_codec_command(
         rounds=rounds,
         threads=threads,
         device=device,
+        precisions=[known for known in PRECISIONS if known in (precision or ["plain"])],
     )
     rows, summary = bench_codec(codec, against=against, settings=settings)
     Console().print(bench_table(rows, against))
@@ -72,6 +81,7 @@ def bench_pipeline_command(
     source: Annotated[str | None, typer.Argument(help="Audio of any source; default: the bundled speech.")] = None,
     codec: Annotated[str, typer.Option(help="Bundled name, directory, file or hub name.")] = "speech_24khz",
     bandwidth: Bandwidth = None,
+    precision: Precision = "exact",
     num_workers: Workers = None,
     batch_seconds: Annotated[float | None, typer.Option(min=0.1, help="Audio in one pass of the codec.")] = None,
     quality: Annotated[bool, typer.Option("--quality", help="The job decodes and compares as well.")] = False,
@@ -97,6 +107,7 @@ def bench_pipeline_command(
 
     settings = JobSettings(
         bandwidth_kbps=bandwidth,
+        precision=precision,
         num_workers=num_workers,
         quality=quality,
         batch_seconds=batch_seconds or BATCH_SECONDS,
@@ -171,6 +182,11 @@ def bench_generate_command(
     speeds = bench_generate(lm, settings=settings)
     Console().print(generation_table(speeds))
     _write_json(json_file, speeds)
+
+
+bench.command("all")(bench_all_command)
+bench.command("limit")(bench_limit_command)
+bench.command("cost")(bench_cost_command)
 
 
 def _write_json(path: Path | None, measured: DataclassInstance | Sequence[DataclassInstance]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_arguments import Bandwidth, Quiet, Workers, check_codec, check_source
+from pipelines.cli_arguments import Bandwidth, Precision, Quiet, Workers, check_codec, check_source
 
 
 def tokenize(
@@ -17,6 +17,7 @@ def tokenize(
     dataset: Annotated[str, typer.Argument(help="Directory or s3:// URI to write.")],
     codec: Annotated[str, typer.Option(help="Bundled name, directory, file or hub name.")] = "speech_24khz",
     bandwidth: Bandwidth = None,
+    precision: Precision = "exact",
     max_segment_s: Annotated[
         float | None, typer.Option(metavar="S", help="Cut longer inputs into rows, at silence where possible.")
     ] = None,
@@ -72,6 +73,7 @@ def tokenize(
         codec=codec,
         progress=not quiet,
         bandwidth_kbps=bandwidth,
+        precision=precision,
         max_segment_s=max_segment_s,
         quality=quality,
         compress_with=compress_with,

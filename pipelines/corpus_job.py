@@ -23,6 +23,7 @@ from pipelines.job_settings import JobSettings
 from pipelines.job_summary import ErrorLimit, JobSummary
 from pipelines.parts import PartFormat, part_name
 from pipelines.plan import Plan, describe_difference, make_plan
+from pipelines.precision_agreement import measure_agreement
 from pipelines.progress import Progress
 from pipelines.ray_session import ray_session
 from pipelines.sources import list_source
@@ -126,7 +127,7 @@ class CorpusJob:
             num_workers=settings.num_workers,
             gpus_per_worker=settings.gpus_per_worker,
             read=self.read_settings,
-            encode=EncodeSettings(info.num_codebooks, settings.batch_seconds, info.quality),
+            encode=EncodeSettings(info.num_codebooks, settings.batch_seconds, info.quality, settings.precision),
             file_timeout_s=settings.file_timeout_s,
         )
         return Conductor(self.codec, Target(self.root, form, lm), crew, progress, metrics)
@@ -137,7 +138,7 @@ def open_job(source: str | Path, dataset: str | Path, codec: str | Path, setting
     model = load_codec(codec)
     info = _info(model, codec, settings)
     root = storage.absolute(dataset)
-    plan = _open_or_create(root, list_source(source), settings.unit_seconds, info)
+    plan = _open_or_create(root, list_source(source), settings.unit_seconds, info, model)
     done = set(list_parts(root))
     pending = [unit for unit in range(plan.num_units) if part_name(unit) not in done]
     return CorpusJob(model, root, read_dataset_info(root), plan, pending, settings)
@@ -183,6 +184,7 @@ def _info(model: Codec, source: str | Path, settings: JobSettings) -> DatasetInf
         lm=None if lm is None else _lm_info(model, num_codebooks, lm),
         max_segment_s=settings.max_segment_s,
         quality=settings.quality,
+        precision="bfloat16" if settings.precision == "fast" else "float32",
     )
 
 
@@ -203,7 +205,7 @@ def _found_from_anywhere(source: str) -> str:
     return f"{prefix}{path.absolute()}" if path.exists() else source
 
 
-def _open_or_create(root: str, listing: pa.Table, unit_seconds: float, info: DatasetInfo) -> Plan:
+def _open_or_create(root: str, listing: pa.Table, unit_seconds: float, info: DatasetInfo, model: Codec) -> Plan:
     """The plan to follow: that of the dataset if there is one and it fits, a new one otherwise."""
     plan_uri, info_uri = storage.join(root, "plan.parquet"), storage.join(root, FILE_NAME)
     _clean_up(root)
@@ -212,8 +214,9 @@ def _open_or_create(root: str, listing: pa.Table, unit_seconds: float, info: Dat
             raise DatasetError(f"{root} has parts but no dataset.json: choose another directory")
         plan = make_plan(listing, unit_seconds)
         storage.commit(plan_uri, plan.to_parquet())
+        agreement = None if info.precision == "float32" else measure_agreement(model, info.num_codebooks)
         # After the plan: a dataset.json says that the plan beside it is the one to follow.
-        write_dataset_info(root, dataclasses.replace(info, plan_sha256=plan.sha256))
+        write_dataset_info(root, dataclasses.replace(info, plan_sha256=plan.sha256, agreement=agreement))
     # Read back even if just written: of two jobs that begin a dataset at the same time, one finds the other's.
     existing = read_dataset_info(root)
     plan = Plan.from_parquet(storage.read_bytes(plan_uri))

@@ -27,7 +27,8 @@ class DatasetInfo:
     num_codebooks: int  # levels stored
     resampler: str
     plan_sha256: str
-    precision: str = "float32"
+    precision: str = "float32"  # of the codec's networks: codes of "bfloat16" differ, see `agreement`
+    agreement: dict[str, Any] | None = None  # with float32 codes, of the bundled speech; None: the same codes
     created_at: str = ""  # UTC, ISO 8601
     software_version: str = ""
     # The model whose streams the column codes_qtn has: name, identity, source; None: no such column

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
+from pipelines.bundled_speech import DEMO_SPEECH
 from pipelines.corpus_job import tokenize_corpus
 from pipelines.dataset import open_dataset
 from pipelines.dataset_info import read_dataset_info
@@ -20,8 +21,6 @@ from pipelines.polars_namespace import LazyCodes
 from pipelines.ray_session import ray_session
 from pipelines.report import write_report
 from tokenizer import CodecSpec
-
-DEMO_SPEECH = Path(__file__).parent / "demo_speech"
 
 
 def run_demo(out_dir: str | Path = Path("quantone-demo"), codec: str | Path = "speech_24khz") -> None:

@@ -21,6 +21,7 @@ from pipelines.plan import compose_batches
 from pipelines.reconstruction_quality import Quality, measure_quality
 from pipelines.stage_seconds import StageSeconds
 from tokenizer import Codec, CodecSpec, Encoded, QuantoneError
+from tokenizer.engine import Precision
 from tokenizer.networks import is_causal
 
 BatchPulse = Callable[[int, float], None]  # called with the batch's number and its seconds of audio
@@ -33,6 +34,7 @@ class EncodeSettings:
     num_codebooks: int
     batch_seconds: float  # of audio with padding in one pass of the codec
     quality: bool = False  # decode what was encoded, and measure how close it is
+    precision: Precision = "exact"  # as in Codec.with_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Encoder:
         keep_heap()
         torch.backends.cuda.matmul.allow_tf32 = False  # codes must not depend on the worker
         torch.backends.cudnn.allow_tf32 = False
-        self._codec, self._device = codec.to(device), torch.device(device)
+        self._codec, self._device = codec.to(device).with_precision(settings.precision), torch.device(device)
         self._spec, self._identity = codec.spec, CodecIdentity.of(codec)
         self._coder = None if lm is None else lm.coder(device)
         self._quality = settings.quality

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizer.engine import PRECISIONS, Precision
+
 # Measured with random codes, 16 levels of 1024: 10.17 bits a code in a part of an hour, 10.24 in half an hour, 10.48 in
 # ten minutes. Lengths are estimated from bytes, and 48 kHz stereo has six times what the estimate takes for granted.
 UNIT_SECONDS = 3600.0
@@ -16,10 +18,12 @@ LEAST_SEGMENT_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """How a corpus job works; the first four make the dataset what it is, the others do not show in it.
+    """How a corpus job works; the first five make the dataset what it is, the others do not show in it.
 
     Attributes:
         bandwidth_kbps: None for all that the codec has.
+        precision: how the codec computes on CPUs, as in `Codec.with_precision`: "exact" and "plain" give the same codes
+            (one dataset, but for near-ties), "fast" is faster and gives most of them. GPUs compute in float32.
         compress_with: name or directory of the language model that compresses the codes, one .qtn stream a row in place
             of one column a level; None leaves them as they are.
         max_segment_s: inputs that are longer are cut into rows of at most so many seconds, at silence where possible;
@@ -37,6 +41,7 @@ class JobSettings:
     """
 
     bandwidth_kbps: float | None = None
+    precision: Precision = "exact"
     compress_with: str | Path | None = None
     max_segment_s: float | None = None
     quality: bool = False
@@ -54,6 +59,10 @@ class JobSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, not {value}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.precision == "fast" and self.gpus_per_worker:
+            raise ValueError("precision 'fast' is for CPUs: on GPUs the codec computes in float32")
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, not {self.num_workers}")
         if not (math.isfinite(self.gpus_per_worker) and self.gpus_per_worker >= 0):

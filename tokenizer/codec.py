@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from tokenizer.door import checked_block, checked_codes, checked_scales, checked_waveform
 from tokenizer.encoded import Encoded
+from tokenizer.engine import PRECISIONS, Engine, Precision, build_engine
 from tokenizer.errors import AudioError, CodesError
 from tokenizer.networks import Networks, build_networks, is_causal, is_streamable, lookahead
 from tokenizer.resampling import StreamingResampler, mix_channels, resample
@@ -50,6 +52,42 @@ class Codec(nn.Module):
         if spec.family != "transformers":  # those bring their networks along
             self.encoder, self.decoder, self.quantizer = build_networks(spec)
         self._sha256: str | None = None
+        self._precision: Precision = "plain"
+        self._engine: Engine | None = None
+
+    def with_precision(self, precision: Precision) -> Self:
+        """The same codec, computed another way; it shares its weights with this one, which must not change any more.
+
+        Args:
+            precision: "plain" for the torch modules; "exact" for compiled kernels in float32: the same codes, but for
+                near-ties; "fast" in bfloat16, where the processor multiplies those faster: most of the same codes.
+
+        Returns:
+            A codec that computes so where it can, and in torch where not: see `computed_by`.
+
+        Raises:
+            ValueError: no such precision.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        twin = copy.copy(self)
+        twin._precision, twin._engine = precision, None  # noqa: SLF001 - of the same class
+        return twin
+
+    @property
+    def precision(self) -> Precision:
+        """How codes and waveforms are computed."""
+        return self._precision
+
+    @property
+    def computed_by(self) -> str:
+        """What the networks run on: "torch", or the instruction set and the numbers of compiled kernels."""
+        engine = self._engine_in_use()
+        return "torch" if engine is None else engine.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the engine: it is made again where the codec arrives, for the processor there."""
+        return {**self.__dict__, "_engine": None}
 
     @property
     def sha256(self) -> str:
@@ -282,7 +320,7 @@ class Codec(nn.Module):
             The last codes [B, K, T], and the state of a fresh stream.
         """
         codes = finish_encoding(self._streams(), self.spec, state)
-        fresh = self.encoder.initial_state(len(codes))
+        fresh = self._networks.encoder.initial_state(len(codes))
         return codes, EncodeState(state.pending[..., :0], fresh, state.num_codebooks)
 
     def decode_state(self, batch_size: int = 1) -> DecodeState:
@@ -315,7 +353,16 @@ class Codec(nn.Module):
 
     @property
     def _networks(self) -> Networks:
-        return Networks(self.encoder, self.decoder, self.quantizer)
+        engine = self._engine_in_use()
+        return Networks(self.encoder, self.decoder, self.quantizer) if engine is None else engine.networks
+
+    def _engine_in_use(self) -> Engine | None:
+        if self._precision == "plain" or self._device.type != "cpu" or self.spec.family == "transformers":
+            return None
+        if self._engine is None:
+            networks = Networks(self.encoder, self.decoder, self.quantizer)
+            self._engine = build_engine(networks, self.spec, self._precision)
+        return self._engine
 
     def _streams(self) -> Networks:
         if not self.streamable:
@@ -362,9 +409,9 @@ class Codec(nn.Module):
 
     def _encode_whole(self, waveform: Tensor, num_codebooks: int) -> Tensor:
         """A whole file at once, for networks that look at its end: [B, C, S] to [B, K, T]."""
-        return self.quantizer.encode(self.encoder(waveform), num_codebooks)
+        return self._networks.quantizer.encode(self._networks.encoder(waveform), num_codebooks)
 
     def _decode_whole(self, codes: Tensor, num_samples: int) -> Tensor:  # noqa: ARG002 - adapters may need it
         """All codes at once: [B, K, T] to [B, C, about num_samples]."""
-        waveform: Tensor = self.decoder(self.quantizer.decode(codes))
+        waveform: Tensor = self._networks.decoder(self._networks.quantizer.decode(codes))
         return waveform

@@ -21,9 +21,9 @@ def read_schema(name):
     return json.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
-def pod_templates(rayjob):
-    """(name, template) of the head and of every group of workers."""
-    cluster = rayjob["spec"]["rayClusterSpec"]
+def pod_templates(manifest):
+    """(name, template) of the head and of every group of workers, of a RayJob or a RayService."""
+    cluster = manifest["spec"].get("rayClusterSpec") or manifest["spec"]["rayClusterConfig"]
     yield "head", cluster["headGroupSpec"]["template"]
     for group in cluster["workerGroupSpecs"]:
         yield group["groupName"], group["template"]

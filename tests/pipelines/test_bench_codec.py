@@ -32,6 +32,19 @@ def test_a_codec_is_measured_alone(tiny_codec_dir):
     assert "4 codebooks" in summary
 
 
+def test_precisions_are_measured_one_by_one(capsys, tiny_codec_dir):
+    """Each has its rows, and a line on what it ran on and how far from the plain form it is."""
+    arguments = ["--seconds", "0.1", "--rounds", "1", "--batch", "2", "--precision", "fast", "--precision", "plain"]
+    assert main(["bench", "codec", str(tiny_codec_dir), *arguments]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    rows = [line.split()[:3] for line in shown if line.split()[:1] in (["encode"], ["decode"])]
+    assert rows == [[way, precision, "2"] for precision in ("plain", "fast") for way in ("encode", "decode")]
+    assert any(line.startswith("plain (torch): 4 codebooks, 0 of ") for line in shown)
+    assert any(line.startswith("fast (") and "dB" in line for line in shown)
+    assert main(["bench", "codec", str(tiny_codec_dir), "--precision", "half"]) == 2
+    assert "--precision half: choose plain, exact, fast" in capsys.readouterr().err
+
+
 def test_what_has_no_reference_is_said():
     """Another reference, or a codec that the reference lacks."""
     for codec, against in (("encodec_24khz", "opus"), ("speech_24khz", "encodec")):

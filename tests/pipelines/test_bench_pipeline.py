@@ -54,7 +54,9 @@ def test_the_bare_codec_does_every_batch_in_every_round(clips, tiny_codec_dir, t
     job = open_job(clips, tmp_path / "unused", str(tiny_codec_dir), SETTINGS)
     batches = room._write_batches(job, tmp_path / "waveforms")
     beyond = BareBatch(batches[-1].begin, [10**9])
-    with BareEncoders(str(tiny_codec_dir), 48.0, tmp_path / "waveforms", [*batches, beyond], count=2) as bare:
+    with BareEncoders(
+        str(tiny_codec_dir), 48.0, tmp_path / "waveforms", [*batches, beyond], precision="exact", count=2
+    ) as bare:
         for _ in range(2):
             with pytest.raises(ValueError, match="reshape"):
                 bare.run()

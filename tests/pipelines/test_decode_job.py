@@ -5,15 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-import ray
 import torch
 
-from pipelines.decode_actor import CodecDecoder, DecodeActor
 from pipelines.decode_job import decode_dataset, output_paths
 from pipelines.stored_codes import level_bytes, read_utterances
 from tests.conftest import make_codec, speech_like, tiny_spec
 from tests.pipelines.small_datasets import write_dataset
-from tokenizer import CodesError, DatasetError, Encoded, load_codec, read_audio, save_codec
+from tokenizer import DatasetError, Encoded, load_codec, read_audio, save_codec
 
 WAVEFORMS = {f"speaker{index % 3}/clip{index}.wav": speech_like(0.2 + 0.05 * index, seed=index) for index in range(10)}
 
@@ -51,13 +49,11 @@ def test_segments_are_decoded_with_their_loudness(ray_session, segmented_codec_d
     """From the dataset come, to the sample, the waveforms that the codec gives for what it heard; then the files."""
     write_dataset(tmp_path / "tokens", segmented_codec_dir, WAVEFORMS)
     codec = load_codec(segmented_codec_dir)
-    decoder = CodecDecoder(codec)
     summary = decode(tmp_path / "tokens", tmp_path / "out")
     assert (summary.num_files, dict(summary.errors)) == (10, {})
     for row in read_utterances(tmp_path / "tokens", 4):
         heard = torch.from_numpy(WAVEFORMS[row.id]).expand(2, -1)
         expected = codec.decode(codec.encode(heard))[0]
-        assert np.array_equal(decoder.decode(row.codes, row.num_samples, row.scales), expected.numpy())
         assert torch.equal(codec.decode(row.encoded())[0], expected)
         waveform, _ = read_audio(summary.paths[row.id])
         assert torch.allclose(waveform, expected.clamp(-1, 1), atol=1 / 32768)
@@ -194,78 +190,6 @@ def test_bytes_per_level_add_up_to_less_than_the_parts(dataset):
     assert len(levels) == 4
     assert min(levels) > 0
     assert sum(levels) < total == sum(part.stat().st_size for part in (dataset / "parts").iterdir())
-
-
-@pytest.mark.parametrize(
-    "codes",
-    [
-        np.full((4, 3), 16, np.uint16),
-        np.full((4, 3), -1, np.int64),
-        np.zeros((5, 3), np.uint16),
-        np.zeros((0, 3), np.uint16),
-        np.zeros((4, 2), np.uint16),
-        np.zeros((4, 3), np.float32),
-        np.zeros((4, 3), bool),
-        np.zeros(3, np.uint16),
-        [[0, 0, 0]],
-    ],
-    ids=["too large", "negative", "too many levels", "no level", "frames", "floats", "booleans", "flat", "list"],
-)
-def test_codes_are_checked_at_the_door(tiny_codec_dir, codes):
-    """Codes that the codec cannot mean raise CodesError; in a batch they leave their neighbours alone."""
-    decoder = CodecDecoder(str(tiny_codec_dir))
-    with pytest.raises(CodesError):
-        decoder.decode(codes, 24)
-    good = np.zeros((4, 3), np.uint16)
-    bad, fine = decoder.decode_batch([codes, good], [24, 24])
-    assert isinstance(bad, CodesError)
-    assert np.array_equal(fine, decoder.decode(good, 24))
-
-
-@pytest.mark.parametrize(
-    "scales",
-    [
-        None,
-        np.array([0.5], np.float32),
-        np.array([0.5, 0.5, 0.5], np.float32),
-        np.array([0.5, np.nan], np.float32),
-        np.array([0.5, 1e300]),
-        np.array([0.5, 0.0], np.float32),
-        np.array([0.5, -1.0], np.float32),
-        np.array([[0.5, 0.5]], np.float32),
-        np.array([1, 1]),
-        [0.5, 0.5],
-    ],
-    ids=["none", "few", "many", "nan", "infinite", "zero", "negative", "batch", "integers", "list"],
-)
-def test_scales_are_checked_at_the_door(segmented_codec_dir, scales):
-    """One positive number per segment, or CodesError; in a batch it leaves its neighbours alone."""
-    decoder = CodecDecoder(str(segmented_codec_dir))
-    codes, good = np.zeros((4, 21), np.uint16), np.array([0.5, 2.0], np.float32)  # 160 samples and the last 8 once more
-    with pytest.raises(CodesError, match="scales"):
-        decoder.decode(codes, 160, scales)
-    bad, fine = decoder.decode_batch([codes, codes], [160, 160], [scales, good])
-    assert isinstance(bad, CodesError)
-    assert np.array_equal(fine, decoder.decode(codes, 160, good.astype(np.float64)))
-
-
-def test_a_codec_without_scales_takes_none(tiny_codec_dir):
-    """They would say that these are codes of another codec."""
-    with pytest.raises(CodesError, match="has no scales"):
-        CodecDecoder(str(tiny_codec_dir)).decode(np.zeros((4, 3), np.uint16), 24, np.ones(1, np.float32))
-
-
-def test_an_actor_decodes_as_the_codec_does(ray_session, tiny_codec_dir):
-    """uint16 and int64 codes of any number of levels, and exactly as many samples as asked for."""
-    codec = load_codec(tiny_codec_dir)
-    actor = DecodeActor.remote(str(tiny_codec_dir), sha256=codec.sha256)
-    codes = np.arange(6, dtype=np.uint16).reshape(2, 3)
-    expected = codec.decode(Encoded(torch.from_numpy(codes.astype(np.int64))[None], None, 20))[0]
-    for kind in (np.uint16, np.int64):
-        waveform = ray.get(actor.decode.remote(codes.astype(kind), 20))
-        assert waveform.dtype == np.float32
-        assert waveform.shape == (1, 20)
-        assert np.allclose(waveform, expected.numpy(), atol=1e-6)
 
 
 def test_rows_whose_codes_are_bad_are_reported_and_the_others_decoded(ray_session, dataset, tmp_path):

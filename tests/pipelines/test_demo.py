@@ -4,7 +4,8 @@ import pytest
 import soundfile
 
 from pipelines import open_dataset
-from pipelines.demo import DEMO_SPEECH, demo_bandwidths, run_demo
+from pipelines.bundled_speech import DEMO_SPEECH
+from pipelines.demo import demo_bandwidths, run_demo
 from tests.conftest import speech_like, tiny_spec
 from tokenizer import load_codec
 

@@ -1,0 +1,237 @@
+"""Programs of networks against the torch modules that they were made from."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from tests.conftest import make_codec, tiny_spec
+from tests.tokenizer.streaming import CUTS, noise, seeded, stream
+from tokenizer.engine import EngineNetwork, build_engine
+from tokenizer.engine.patch_program import plan_patch
+from tokenizer.engine.program import UnsupportedNetworkError
+from tokenizer.engine.seanet_program import plan_seanet
+from tokenizer.network_config import PatchConfig, SeanetConfig
+from tokenizer.networks import Networks, build_networks
+from tokenizer.seanet import SeanetDecoder, SeanetEncoder
+from tokenizer.streaming_layer import StreamStart
+
+SEANETS = {
+    "EnCodec's": {},
+    "with a mirrored start": {"pad_mode": "reflect"},
+    "of several deep units": {"num_residual_layers": 3, "num_lstm_layers": 2, "compress": 4},
+    "SoundStream's": {
+        "num_residual_layers": 3,
+        "residual_kernel_size": 7,
+        "dilation_base": 3,
+        "compress": 1,
+        "conv_shortcut": False,
+        "num_lstm_layers": 0,
+        "latent_kernel_size": 3,
+    },
+    "mirrored and dilated": {"num_residual_layers": 2, "pad_mode": "reflect", "dilation_base": 3},
+    "of rows that fill no vector": {"num_filters": 3, "compress": 3},
+}
+PATCHES = {
+    "speech's": {},
+    "of one hop's context": {"context_frames": 1},
+    "with whole overlap": {"overlap": 8},
+    "of odd widths": {"width": 17, "hidden_width": 33, "patch_width": 25},
+    "with a wide filter": {"kernel_size": 9},
+}
+
+
+def spec_with(kind, changed, channels=1):
+    """The tiny codec of a family with other settings."""
+    spec = tiny_spec(kind)
+    return dataclasses.replace(spec, network=dataclasses.replace(spec.network, **changed), channels=channels)
+
+
+def networks_of(spec):
+    """Random weights, also where a module starts with zeros or ones."""
+    networks = Networks(*(part.eval() for part in seeded_networks(spec)))
+    generator = torch.Generator().manual_seed(2)
+    for parameter in networks.encoder.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    for parameter in networks.decoder.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return networks
+
+
+def seeded_networks(spec):
+    """Networks without gradients."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return [part.requires_grad_(requires_grad=False) for part in build_networks(spec)]
+
+
+def cases():
+    """Every kind of network, alone and in stereo."""
+    for kind, variants in (("seanet", SEANETS), ("patch", PATCHES)):
+        for name, changed in variants.items():
+            for channels in (1, 2):
+                yield pytest.param(spec_with(kind, changed, channels), id=f"{kind} {name}, {channels} channels")
+
+
+@pytest.fixture(params=list(cases()))
+def spec(request):
+    """A spec of each kind."""
+    return request.param
+
+
+def inputs_of(spec, frames=23, rows=3):
+    """Noise for the encoder and for the decoder."""
+    waveform = 0.5 * noise(rows, spec.channels, frames * spec.hop_length)
+    return {"encoder": waveform, "decoder": noise(rows, spec.latent_dim, frames)}
+
+
+@pytest.mark.parametrize("direction", ["encoder", "decoder"])
+@torch.inference_mode()
+def test_exact_networks_equal_torchs(kernels, spec, direction):
+    """In float32 only the order of sums differs: every value is within some units in the last place of the largest."""
+    networks = networks_of(spec)
+    engine = build_engine(networks, spec, "exact")
+    assert engine.name == f"{kernels.name}, float32"
+    x = inputs_of(spec)[direction]
+    expected = stream(getattr(networks, direction), x, [])
+    y = stream(getattr(engine.networks, direction), x, [])
+    assert y.shape == expected.shape
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=3e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("direction", ["encoder", "decoder"])
+@torch.inference_mode()
+def test_fast_networks_are_close_to_torchs(engine, spec, direction):
+    """Bfloats have eight bits: the error of a whole network stays 30 dB below its values."""
+    networks = networks_of(spec)
+    x = inputs_of(spec)[direction]
+    expected = stream(getattr(networks, direction), x, [])
+    y = stream(getattr(build_engine(networks, spec, "fast").networks, direction), x, [])
+    assert float((y - expected).square().sum() / expected.square().sum()) < 1e-3
+
+
+@pytest.mark.parametrize("direction", ["encoder", "decoder"])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@given(cuts=CUTS)
+@settings(max_examples=5, deadline=None)
+@torch.inference_mode()
+def test_streams_do_not_depend_on_cuts(precision, direction, cuts):
+    """However a stream is cut into frames, empty chunks included, every value is that of the whole stream."""
+    for spec in (spec_with("seanet", SEANETS["mirrored and dilated"]), spec_with("patch", PATCHES["speech's"])):
+        network = getattr(build_engine(networks_of(spec), spec, precision).networks, direction)
+        x = inputs_of(spec)[direction]
+        unit = spec.hop_length if direction == "encoder" else 1
+        whole = stream(network, x, [])
+        torch.testing.assert_close(stream(network, x, cuts, unit), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 6, 7, 8, 300])
+@pytest.mark.parametrize("kind", ["seanet", "mirrored", "patch"])
+@torch.inference_mode()
+def test_streams_of_any_length_equal_torchs(engine, kind, frames):
+    """Streams that end before they can be mirrored, and streams of many blocks."""
+    spec = tiny_spec(kind)
+    networks = networks_of(spec)
+    fast = build_engine(networks, spec, "exact").networks
+    for direction, x in inputs_of(spec, frames, rows=2).items():
+        expected = stream(getattr(networks, direction), x, [frames // 2], spec.hop_length if x.shape[1] == 1 else 1)
+        y = stream(getattr(fast, direction), x, [frames // 2], spec.hop_length if x.shape[1] == 1 else 1)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("kind", ["seanet", "patch"])
+@torch.inference_mode()
+def test_a_row_does_not_depend_on_its_neighbours(engine, kind, precision):
+    """What a stream gets in a batch of any size is what it gets alone."""
+    spec = tiny_spec(kind)
+    networks = build_engine(networks_of(spec), spec, precision).networks
+    for direction, x in inputs_of(spec, frames=5, rows=40).items():
+        network = getattr(networks, direction)
+        together, _ = network.step(x, network.initial_state(40))
+        for row in (0, 17, 39):
+            alone, _ = network.step(x[row : row + 1], network.initial_state(1))
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_samples", [160, 159, 101, 24, 3, 1])
+@pytest.mark.parametrize("rows", [1, 5])
+@torch.inference_mode()
+def test_whole_files_equal_torchs(kernels, num_samples, rows):
+    """Networks that look ahead, with their norms and both mirrors, for segments of any length."""
+    codec = make_codec(tiny_spec("segmented"))
+    networks = Networks(codec.encoder, codec.decoder, codec.quantizer)
+    fast = build_engine(networks, codec.spec, "exact").networks
+    waveform = noise(rows, 2, num_samples)
+    latents = networks.encoder(waveform)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 * float(latents.abs().max())}
+    torch.testing.assert_close(fast.encoder(waveform), latents, **tolerance)
+    torch.testing.assert_close(fast.decoder(latents), networks.decoder(latents), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_networks_that_look_ahead_do_not_stream(engine):
+    """As with the torch modules, asking for a state says so."""
+    codec = make_codec(tiny_spec("segmented"))
+    networks = Networks(codec.encoder, codec.decoder, codec.quantizer)
+    with pytest.raises(ValueError, match="cannot stream"):
+        build_engine(networks, codec.spec, "exact").networks.encoder.initial_state(1)
+
+
+@torch.inference_mode()
+def test_a_mirrored_start_is_held_as_long_as_torch_holds_it(engine):
+    """The first values come out after the same chunk, so that callers see the same stream."""
+    spec = tiny_spec("mirrored")
+    networks = networks_of(spec)
+    fast = build_engine(networks, spec, "exact").networks
+    for direction, x in inputs_of(spec, frames=9, rows=1).items():
+        unit, lengths = x.shape[-1] // 9, []
+        for network in (getattr(networks, direction), getattr(fast, direction)):
+            state, came = network.initial_state(1), []
+            for frame in range(9):
+                y, state = network.step(x[..., frame * unit : (frame + 1) * unit], state)
+                came.append(y.shape[-1])
+            lengths.append(came)
+        assert lengths[0] == lengths[1]
+        assert isinstance(getattr(fast, direction).initial_state(1), StreamStart)
+
+
+def test_layers_without_an_operation_stay_in_torch(engine):
+    """A network of windows in more parts than the kernels take runs as it did."""
+    wide = SeanetConfig(num_filters=4, strides=(2, 4), residual_kernel_size=40, dilation_base=2, num_residual_layers=2)
+    spec = dataclasses.replace(tiny_spec("seanet"), network=wide)
+    networks = networks_of(spec)
+    built = build_engine(networks, spec, "exact")
+    assert built.networks is networks
+    assert built.name == "torch"
+
+
+def test_planners_refuse_what_is_not_theirs(engine):
+    """A transposed convolution that reaches farther than one stride, and rows wider than any codec's."""
+    spec = tiny_spec("seanet")
+    decoder = seeded(SeanetDecoder, spec)
+    next(layer for layer in decoder.modules() if type(layer).__name__ == "ConvTranspose1d").overlap += 1
+    with pytest.raises(UnsupportedNetworkError, match="reaches"):
+        plan_seanet(decoder, spec, engine, narrow=False)
+    wide = dataclasses.replace(tiny_spec("patch"), network=PatchConfig(patch_width=20000, width=8, overlap=4))
+    encoder = build_networks(wide).encoder
+    with pytest.raises(UnsupportedNetworkError, match="wide"):
+        plan_patch(encoder, wide, engine, narrow=False)
+
+
+def test_dac_runs_in_torch(engine):
+    """There are no operations for Snake."""
+    spec = tiny_spec("dac")
+    networks = Networks(*seeded_networks(spec))
+    assert build_engine(networks, spec, "exact").networks is networks
+
+
+def test_engines_are_made_of_engine_networks(engine):
+    """No test of equality above compares torch with itself."""
+    for kind in ("seanet", "mirrored", "segmented", "patch"):
+        spec = tiny_spec(kind)
+        built = build_engine(Networks(*seeded_networks(spec)), spec, "exact").networks
+        assert isinstance(built.encoder, EngineNetwork)
+        assert isinstance(built.decoder, EngineNetwork)
+    assert isinstance(build_networks(tiny_spec("seanet")).encoder, SeanetEncoder)

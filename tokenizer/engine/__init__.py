@@ -1,0 +1,63 @@
+"""The fast engine: the networks of a codec as programs for compiled kernels, in place of the torch modules.
+
+The torch modules stay: they are what the engine is tested against, and what runs where there is no engine: on other
+processors and devices, without a compiler, and for families that the kernels have no operations for.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from tokenizer.engine.library import Kernels, find_kernels
+from tokenizer.engine.network import EngineNetwork
+from tokenizer.engine.patch_program import plan_patch
+from tokenizer.engine.program import UnsupportedNetworkError
+from tokenizer.engine.quantizer import EngineQuantizer
+from tokenizer.engine.seanet_program import plan_seanet
+from tokenizer.networks import Networks, is_streamable
+from tokenizer.patch import PatchDecoder, PatchEncoder
+from tokenizer.quantizer import ResidualQuantizer
+from tokenizer.seanet import SeanetDecoder, SeanetEncoder
+from tokenizer.spec import CodecSpec
+from tokenizer.streaming_layer import StreamingLayer
+
+Precision = Literal["plain", "exact", "fast"]
+PRECISIONS: tuple[Precision, ...] = ("plain", "exact", "fast")
+
+
+class Engine(NamedTuple):
+    """Networks, and what they run on."""
+
+    networks: Networks
+    name: str  # "torch", or the instruction set and the numbers
+
+
+def build_engine(networks: Networks, spec: CodecSpec, precision: Precision) -> Engine:
+    """Networks that do the same faster; where there is no engine for them, themselves.
+
+    Args:
+        networks: torch modules, with their weights, on the CPU.
+        spec: of their codec.
+        precision: "exact" computes in float32; "fast" in bfloat16, where the processor multiplies those faster.
+    """
+    kernels = None if precision == "plain" else find_kernels()
+    encoder, decoder, quantizer = networks
+    if kernels is None or not isinstance(quantizer, ResidualQuantizer):
+        return Engine(networks, "torch")
+    narrow = precision == "fast" and kernels.has_bfloat
+    try:
+        fast = [_planned(network, spec, kernels, narrow=narrow) for network in (encoder, decoder)]
+    except UnsupportedNetworkError:
+        return Engine(networks, "torch")
+    name = f"{kernels.name}, {'bfloat16' if narrow else 'float32'}"
+    return Engine(Networks(fast[0], fast[1], EngineQuantizer(quantizer, kernels)), name)
+
+
+def _planned(network: StreamingLayer, spec: CodecSpec, kernels: Kernels, *, narrow: bool) -> EngineNetwork:
+    if isinstance(network, (SeanetEncoder, SeanetDecoder)):
+        program = plan_seanet(network, spec, kernels, narrow=narrow)
+    elif isinstance(network, (PatchEncoder, PatchDecoder)):
+        program = plan_patch(network, spec, kernels, narrow=narrow)
+    else:
+        raise UnsupportedNetworkError(type(network).__name__)
+    return EngineNetwork(network, program, whole_files=not is_streamable(spec))
