@@ -30,6 +30,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml requirements.lock | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	$(BIN)/python -m tokenizer.engine
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml requirements.lock | $(VENV)/.installed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,10 +12,10 @@ from torch import Tensor
 
 from pipelines.bench_turns import take_turns, torch_threads
 from pipelines.bundled_speech import bundled_speech
+from pipelines.peer_codecs import encodec_model, with_weights_of
 from tokenizer import CheckpointError, Codec, Encoded, load_codec
 from tokenizer.engine import Precision
 from tokenizer.presets import PRESETS
-from tokenizer.torchaudio_import import import_torchaudio
 
 REFERENCES = ("encodec",)
 
@@ -74,7 +72,7 @@ def bench_codec(
     """
     chosen = settings or BenchSettings()
     reference = None if against is None else _reference_model(codec, against)
-    model = (load_codec(codec) if reference is None else _with_weights_of(reference, codec)).to(chosen.device)
+    model = (load_codec(codec) if reference is None else with_weights_of(reference, codec)).to(chosen.device)
     kbps = model.spec.level_kbps * model.spec.num_codebooks_at(chosen.bandwidth_kbps)
     theirs = None
     if reference is not None:
@@ -114,25 +112,10 @@ def _ours(model: Codec, kbps: float) -> Contender:
 def _reference_model(codec: str, against: str) -> Any:
     if against not in REFERENCES or not codec.startswith("encodec_") or codec not in PRESETS:
         raise CheckpointError(f"no reference {against!r} for {codec!r}: encodec has encodec_24khz and encodec_48khz")
-    import_torchaudio()
     try:
-        from encodec.model import EncodecModel
+        return encodec_model(codec)
     except ImportError as error:
-        raise CheckpointError("the reference is not installed: pip install encodec") from error
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = getattr(EncodecModel, codec.replace("encodec_", "encodec_model_"))(pretrained=False).eval()
-        for layer in model.quantizer.vq.layers:
-            layer._codebook.embed.normal_()  # noqa: SLF001 - as its own loader fills it
-            layer._codebook.inited.fill_(1)  # noqa: SLF001
-    return model
-
-
-def _with_weights_of(reference: Any, name: str) -> Codec:
-    with TemporaryDirectory() as directory:
-        path = Path(directory) / f"{name}.th"
-        torch.save(reference.state_dict(), path)
-        return load_codec(path)
+        raise CheckpointError(f"the reference is not installed: {error}") from error
 
 
 def _rows(

@@ -110,7 +110,7 @@ def bench_serve(
         ValueError: the codec has no streams.
         QuantoneError: a server does not start, or the service does not do what is asked of it.
     """
-    model = load_codec(codec)
+    model = load_codec(codec).with_precision(ServeArguments().precision)  # as the service
     if not model.streamable:
         raise ValueError(f"codec {model.name!r} has no streams")
     server_cores, load_cores = one_core_each()

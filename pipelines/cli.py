@@ -22,6 +22,7 @@ from pipelines.cli_arguments import (
     check_dataset,
 )
 from pipelines.cli_bench import bench
+from pipelines.cli_bench_serve import bench_serve_command
 from pipelines.cli_compress import compress, decompress
 from pipelines.cli_evaluate import evaluate
 from pipelines.cli_evaluate_lm import evaluate_lm_command
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
+bench.command("serve")(bench_serve_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pipelines.stream_protocol import PATH
 from tokenizer import QuantoneError
@@ -77,8 +77,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio makes no other for a Protocol
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # asyncio makes no other for a Protocol
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
@@ -160,11 +159,10 @@ class StreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         key = base64.b64encode(os.urandom(16)).decode()
         upgrade = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13"
-        transport.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n\r\n".encode())
+        self._transport.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n\r\n".encode())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it ended is all the same here
         """Called by asyncio."""

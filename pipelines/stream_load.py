@@ -174,8 +174,7 @@ class _Speaker:
 
     async def speak(self, begin: float, chunks: int) -> ListenerOutcome:
         """One utterance, its codes in real time."""
-        connection = self._connection
-        assert connection is not None  # noqa: S101 - open() made it
+        connection = self._opened
         self._clock = clock = PlayoutClock(int(self._spec["sample_rate"]), int(self._spec["hop_length"]))
         self._underruns, late_s = 0, 0.0
         for chunk in range(chunks):
@@ -188,13 +187,19 @@ class _Speaker:
             connection.send(self._message)
         connection.send(END_OF_UTTERANCE)
         end = await self._answer("end")
-        assert clock.first_codes_at is not None  # noqa: S101 - chunks were sent
+        first_codes_at = clock.first_codes_at or begin
         return ListenerOutcome(
-            first_packet_s=(clock.first_sound_at or clock.first_codes_at) - clock.first_codes_at,
+            first_packet_s=(clock.first_sound_at or first_codes_at) - first_codes_at,
             underruns=self._underruns,
             late_s=late_s,
             whole=end["num_samples"] == clock.samples and end["num_frames"] == chunks * self._codes.chunk_frames,
         )
+
+    @property
+    def _opened(self) -> StreamConnection:
+        if self._connection is None:
+            raise QuantoneError("a listener that was never opened cannot speak")
+        return self._connection
 
     def leave(self) -> None:
         """End the connection; the slot is free again."""
@@ -211,9 +216,8 @@ class _Speaker:
 
     async def _answer(self, kind: str) -> dict[str, Any]:
         """The next message in words, which must be of a kind."""
-        assert self._connection is not None  # noqa: S101
         answer: asyncio.Future[Any] = asyncio.ensure_future(self._answers.get())
-        either: list[asyncio.Future[Any]] = [answer, self._connection.ended]
+        either: list[asyncio.Future[Any]] = [answer, self._opened.ended]
         await asyncio.wait(either, timeout=_ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             answer.cancel()

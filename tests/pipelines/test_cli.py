@@ -17,7 +17,7 @@ from tokenizer import DatasetError
 COMMANDS = [["codecs"], ["bench", "codec"]]
 COMMANDS += [["demo"], ["tokenize"], ["decode"], ["query"], ["report"], ["train", "codec"], ["evaluate"]]
 COMMANDS += [["compress"], ["decompress"], ["generate"], ["train", "lm"], ["evaluate-lm"], ["bench", "lm"]]
-COMMANDS += [["bench", "generate"], ["serve"]]
+COMMANDS += [["bench", "generate"], ["bench", "serve"], ["serve"]]
 
 
 @pytest.fixture(scope="module")
