@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from pipelines.decode_errors import DeadlineExceeded, Draining, Overloaded, ServiceError
 from tokenizer import AudioError, CodesError, QuantoneError
 
+_UNFORESEEN = "the service failed at this request; its log says why"  # and not its answer, which tells of the inside
 _MAX_TEXT = 400  # characters of a message: it may repeat what the caller sent
 
 _KINDS: dict[type[Exception], tuple[int, str]] = {  # the first that fits: subclasses stand before their base
@@ -70,11 +71,10 @@ def error_parts(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, RequestError):
         return error.status, error.kind, _cut(str(error))
     for kind, (status, name) in _KINDS.items():
-        if isinstance(error, ServiceError) and error.__cause__ is not None:
-            break  # its text tells of the inside
         if isinstance(error, kind):
-            return status, name, _cut(str(error))
-    return 500, "internal_error", "the service failed at this request; its log says why"
+            inner = isinstance(error, ServiceError) and error.__cause__ is not None
+            return status, name, _UNFORESEEN if inner else _cut(str(error))
+    return 500, "internal_error", _UNFORESEEN
 
 
 def error_content(error: Exception) -> dict[str, dict[str, str]]:
