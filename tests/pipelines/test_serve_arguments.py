@@ -37,7 +37,7 @@ def test_values_of_a_file_and_of_a_command_line_are_read_alike(given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_stream": 3}, "no such argument of a service: max_stream; there are codecs, device, precision, threads, max_str"),
+        ({"max_stream": 3}, "no such argument of a service: max_stream; there are codecs, device, precision, thr"),
         ({"max_streams": "many"}, "max_streams is a whole number, not 'many'"),
         ({"max_streams": 1.5}, "max_streams is a whole number, not 1.5"),
         ({"max_streams": True}, "max_streams is a whole number, not True"),
