@@ -11,6 +11,7 @@ Environment:
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import logging
@@ -113,8 +114,10 @@ def _compiled(unit: str) -> Path:
     path = _cache() / f"{unit}-{digest.hexdigest()[:16]}.so"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent) as directory:
-            _compile(unit, Path(directory)).replace(path)  # in one step: others may be looking
+        with path.with_suffix(".lock").open("w") as lock, TemporaryDirectory(dir=path.parent) as directory:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a job starts many processes at once, and one compilation is enough
+            if not path.is_file():
+                _compile(unit, Path(directory)).replace(path)  # in one step: others may be looking
     return path
 
 

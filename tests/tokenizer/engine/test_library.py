@@ -1,6 +1,9 @@
 """Kernels are compiled once, and a machine that cannot have them runs in torch."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,11 +76,27 @@ def test_the_choice_is_an_upper_limit(kernels):
 @pytest.mark.slow
 def test_kernels_are_compiled_once(fresh, engine, monkeypatch):
     """The second process finds what the first one compiled, and needs no compiler."""
-    compiled = sorted(fresh.iterdir())
-    assert [path.suffix for path in compiled] == [".so", ".so"]
+    compiled = sorted(fresh.glob("*.so"))
+    assert len(compiled) == 2
     library._loaded.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler")
     found = library.find_kernels()
     assert found is not None
     assert found.level == engine.level
-    assert sorted(fresh.iterdir()) == compiled
+    assert sorted(fresh.glob("*.so")) == compiled
+
+
+def test_processes_that_begin_at_once_compile_once(engine, tmp_path):
+    """A job starts as many processes as there are cores: one compiles, the others wait for it."""
+    calls = tmp_path / "calls"
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "QUANTONE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "tokenizer.engine"]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {process.communicate(timeout=250)[0] for process in started}
+    assert len(said) == 1
+    assert "torch" not in said.pop()
+    linked = [line for line in calls.read_text().splitlines() if "-shared" in line]
+    assert len(linked) == len(set((tmp_path / "cache").glob("*.so")))
