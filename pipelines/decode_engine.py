@@ -230,6 +230,11 @@ class DecodeEngine:
         )
 
     @property
+    def full(self) -> bool:
+        """Whether the queue is at its limit: utterances and other work are refused now."""
+        return self._board is not None and self._board.full
+
+    @property
     def draining(self) -> bool:
         """Whether nothing new is taken."""
         return self._board is not None and self._board.draining

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from pipelines.decode_engine import DecodeEngine
+from pipelines.full_queues import FullQueues
 from pipelines.held_bytes import HeldBytes
 from pipelines.service_access import BearerToken
 from pipelines.service_codecs import ServedCodecs, codecs_router
@@ -77,6 +78,7 @@ def create_app(
     ):
         app.include_router(router)
     _install_layers(app, settings, counted)
+    app.add_middleware(FullQueues, engines=served.engines, metrics=counted)
     return app
 
 

@@ -129,6 +129,11 @@ class StreamScheduler:
         return len(self._waiting)
 
     @property
+    def full(self) -> bool:
+        """Whether the queue is at its limit: what comes now is refused."""
+        return 0 < self.max_queued <= self.queued
+
+    @property
     def empty(self) -> bool:
         """Whether nobody has a place or waits for one."""
         return not (self._rows or self._work or self._waiting)

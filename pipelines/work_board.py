@@ -35,6 +35,11 @@ class WorkBoard(TurnBoard):
         return self._scheduler.queued
 
     @property
+    def full(self) -> bool:
+        """Whether the queue is at its limit."""
+        return self._scheduler.full
+
+    @property
     def draining(self) -> bool:
         """Whether only what is open goes on."""
         return self._scheduler.draining
