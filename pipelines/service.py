@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -117,9 +118,12 @@ def _metrics_router(metrics: ServiceMetrics) -> APIRouter:
 @asynccontextmanager
 async def _life(served: ServedCodecs, app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(_start, served)
+    gc.collect()
+    gc.freeze()  # what is here now stays: to look through all of torch again takes 0.2 s, and stops every stream
     try:
         yield
     finally:
+        gc.unfreeze()
         if not served.draining:
             await app.state.drain()
         await asyncio.to_thread(_stop, served)
