@@ -139,7 +139,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(codec):
         status, error, took_s = answer_on(connection)
         stop.set()
         assert (status, error["error"]["type"]) == (408, "request_timeout")
-        assert 0.3 < took_s < 1.5
+        assert 0.3 < took_s < 5
 
 
 def test_headers_that_never_end_close_the_connection(codec):
