@@ -96,7 +96,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(codec):
         connection.sendall(head_of(DECODE, f"Content-Length: {2**40}"))
         status, error, took_s = answer_on(connection)
         assert (status, error["error"]["type"]) == (413, "too_large")
-        assert took_s < 0.2
+        assert took_s < 1
 
 
 @pytest.mark.parametrize("chunked", [True, False])
