@@ -96,7 +96,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(codec):
         connection.sendall(head_of(DECODE, f"Content-Length: {2**40}"))
         status, error, took_s = answer_on(connection)
         assert (status, error["error"]["type"]) == (413, "too_large")
-        assert took_s < 1
+        assert took_s < 0.2
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -138,8 +138,9 @@ def test_a_body_that_comes_too_slowly_is_given_up(codec):
         writer.start()
         status, error, took_s = answer_on(connection)
         stop.set()
+        writer.join()  # before the connection that it writes to is closed
         assert (status, error["error"]["type"]) == (408, "request_timeout")
-        assert 0.3 < took_s < 5
+        assert 0.3 < took_s < 1.5
 
 
 def test_headers_that_never_end_close_the_connection(codec):

@@ -73,9 +73,9 @@ def as_msgpack(_, value):
     ("mode", "max_examples"),
     [
         (GenerationMode.POSITIVE, 15),
-        (GenerationMode.NEGATIVE, 3),
+        (GenerationMode.NEGATIVE, 15),
         pytest.param(GenerationMode.POSITIVE, 100, marks=pytest.mark.slow),
-        pytest.param(GenerationMode.NEGATIVE, 40, marks=pytest.mark.slow),
+        pytest.param(GenerationMode.NEGATIVE, 100, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
