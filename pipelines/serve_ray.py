@@ -58,7 +58,7 @@ def serve_on_ray(
     if not joins:
         bound_socket(host, port).close()  # what Ray says of a port in use has many lines
     if replicas.haproxy:
-        _ask_for_haproxy(arguments.stop_timeout_s)
+        _ask_for_haproxy(arguments.stop_timeout_s, own_ports=not joins)
     cpus = arguments.threads or 1
     with ray_session(num_cpus=max(os.cpu_count() or 1, replicas.count * cpus), address=replicas.address):
         from ray import serve
@@ -73,8 +73,11 @@ def serve_on_ray(
             _drain(arguments.stop_timeout_s, keep_serve=joins)
 
 
-def _ask_for_haproxy(stop_timeout_s: float) -> None:
-    """Say so in the environment: Ray Serve reads it when it is imported, here and in the processes that it starts."""
+def _ask_for_haproxy(stop_timeout_s: float, *, own_ports: bool) -> None:
+    """Say so in the environment: Ray Serve reads it when it is imported, here and in the processes that it starts.
+
+    With ports of its own for what HAProxy says of itself, two services run on one machine.
+    """
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     for name, value in {
         "RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # between threads Ray takes in all that a slow reader leaves
@@ -84,6 +87,10 @@ def _ask_for_haproxy(stop_timeout_s: float) -> None:
         "DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # half a minute is for load balancers on other machines
     }.items():
         os.environ.setdefault(f"RAY_SERVE_{name}", value)
+    if own_ports:
+        with bound_socket("127.0.0.1", 0) as metrics, bound_socket("127.0.0.1", 0) as stats:
+            for name, free in {"METRICS": metrics, "STATS": stats}.items():
+                os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}_PORT", str(free.getsockname()[1]))
 
 
 def _run(arguments: ServeArguments, replicas: Replicas) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tokenizer.torchaudio_import import import_torchaudio
 
 _LOWPASS_FILTER_WIDTH = 6  # zero crossings of the sinc on each side
 _ROLLOFF = 0.99  # cutoff as a part of the lower Nyquist frequency
 _BLOCK_SAMPLES = 2**16  # a few seconds: a stream waits for a block
+_TABLE_OUTPUTS = 24  # at least, where a period is shorter
 _MAX_KERNEL = 2**20  # weights of torchaudio's table; 44101 -> 24000 would need a thousand times as many
 
 
@@ -26,9 +28,10 @@ def sinc_filter(from_step: int, to_step: int) -> TableFilter | DirectFilter:
 
 
 class TableFilter:
-    """torchaudio's convolution: after `to_step` outputs the filters repeat, shifted by `from_step` inputs.
+    """torchaudio's filters: after `to_step` outputs they repeat, shifted by `from_step` inputs.
 
-    Blocks and windows are whole periods; the outputs of the margins are dropped.
+    Several short periods are computed at once, as one matrix product: for 16 to 24 kHz 30 inputs give 24 outputs, in
+    half the time of a convolution with three filters. Blocks and windows are whole periods.
     """
 
     def __init__(self, from_step: int, to_step: int, reach: int) -> None:
@@ -46,9 +49,13 @@ class TableFilter:
 
     def outputs(self, piece: Tensor, first: int, count: int) -> Tensor:  # noqa: ARG002 - as in DirectFilter
         """A window of the input [R, n] to its outputs [R, count]."""
-        resampled: Tensor = _table_resampler(self.from_step, self.to_step, piece.device)(piece)
-        start = self.margin * self.to_step
-        return resampled[:, start : start + count]
+        table, reach = _table(self.from_step, self.to_step, piece.device)  # [N, J]
+        num_taps, num_outputs = table.shape
+        shift = num_outputs // self.to_step * self.from_step
+        heard = piece[:, self.margin * self.from_step - reach :]
+        missing = (-(-count // num_outputs) - 1) * shift + num_taps - heard.shape[-1]
+        windows = functional.pad(heard, (0, max(0, missing))).unfold(-1, num_taps, shift)  # [R, M, N]
+        return (windows @ table).flatten(1)[:, :count]
 
 
 class DirectFilter:
@@ -90,9 +97,15 @@ class DirectFilter:
 
 
 @functools.lru_cache(maxsize=32)
-def _table_resampler(from_step: int, to_step: int, device: torch.device) -> Any:
+def _table(from_step: int, to_step: int, device: torch.device) -> tuple[Tensor, int]:
+    """Weights [N, J] of N consecutive inputs in J consecutive outputs, and how many inputs lie before the first one."""
     with torch.inference_mode(mode=False):  # a table made in inference mode could never serve a gradient
-        resampler = import_torchaudio().transforms.Resample(
+        resampler: Any = import_torchaudio().transforms.Resample(
             from_step, to_step, lowpass_filter_width=_LOWPASS_FILTER_WIDTH, rolloff=_ROLLOFF
         )
-        return resampler.to(device)
+        period = resampler.kernel[:, 0].T  # [n, to_step]
+        periods = max(1, _TABLE_OUTPUTS // to_step)
+        table = period.new_zeros(len(period) + (periods - 1) * from_step, periods, to_step)
+        for index in range(periods):
+            table[index * from_step : index * from_step + len(period), index] = period
+        return table.flatten(1).to(device), int(resampler.width)
