@@ -269,6 +269,18 @@ def test_haproxy_does_elsewhere_what_a_killed_replica_had_in_hand(tiny_codec_dir
 
 
 @pytest.mark.slow
+def test_two_services_behind_haproxy_share_a_machine(tiny_codec_dir):
+    """Each has a Ray and an HAProxy of its own, and neither is in the way of the other one."""
+    options = ("--ray", "--drain", "5", "--haproxy", "--port")
+    with Service(str(tiny_codec_dir), *options, str(free_port())) as one:
+        with Service(str(tiny_codec_dir), *options, str(free_port())) as other:
+            assert process_of(one.url, "mine") != process_of(other.url, "mine")
+            assert other.end(timeout_s=60) == (0, "")
+        assert process_of(one.url, "mine")
+        assert one.end(timeout_s=60) == (0, "")
+
+
+@pytest.mark.slow
 def test_a_slow_reader_is_cut_behind_haproxy(tiny_codec_dir):
     """Who takes no sound for ten seconds loses the slot, although two proxies' buffers lie in between."""
     port = free_port()
