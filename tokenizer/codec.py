@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from tokenizer.codec_networks import CodecNetworks
 from tokenizer.door import checked_block, checked_codes, checked_scales, checked_waveform
 from tokenizer.encoded import Encoded
-from tokenizer.engine import PRECISIONS, Engine, Precision, build_engine
 from tokenizer.errors import AudioError, CodesError
-from tokenizer.networks import Networks, build_networks, is_causal, is_streamable, lookahead
+from tokenizer.networks import is_causal
 from tokenizer.resampling import StreamingResampler, mix_channels, resample
-from tokenizer.seanet import SeanetEncoder
 from tokenizer.segments import cut, decode_segments, encode_segments, frames_by_segment
-from tokenizer.spec import CodecSpec
 from tokenizer.stream_state import DecodeState, EncodeState, batch_size
 from tokenizer.streams import (
     decode_chunk,
@@ -36,7 +30,7 @@ CACHED_STEP_SECONDS = 1
 rate, the caches of a CPU hold the activations of a second: the shorter step makes batches up to four times faster."""
 
 
-class Codec(nn.Module):
+class Codec(CodecNetworks):
     """Networks, codebooks and constants of one trained codec. Build it with `load_codec`.
 
     Rule for the tail: a last, partial frame is filled with silence, and decoding cuts it off again. So codes of whole
@@ -45,91 +39,6 @@ class Codec(nn.Module):
 
     Codes depend on no neighbour in a batch and on no chunking.
     """
-
-    def __init__(self, spec: CodecSpec, *, name: str = "unnamed") -> None:
-        super().__init__()
-        self.spec, self.name = spec, name
-        if spec.family != "transformers":  # those bring their networks along
-            self.encoder, self.decoder, self.quantizer = build_networks(spec)
-        self._sha256: str | None = None
-        self._precision: Precision = "plain"
-        self._engine: Engine | None = None
-
-    def with_precision(self, precision: Precision) -> Self:
-        """The same codec, computed another way; it shares its weights with this one, which must not change any more.
-
-        Args:
-            precision: "plain" for the torch modules; "exact" for compiled kernels in float32: the same codes, but for
-                near-ties; "fast" in bfloat16, where the processor multiplies those faster: most of the same codes.
-
-        Returns:
-            A codec that computes so where it can, and in torch where not: see `computed_by`.
-
-        Raises:
-            ValueError: no such precision.
-        """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        twin = copy.copy(self)
-        twin._precision, twin._engine = precision, None  # noqa: SLF001 - of the same class
-        return twin
-
-    @property
-    def precision(self) -> Precision:
-        """How codes and waveforms are computed."""
-        return self._precision
-
-    @property
-    def computed_by(self) -> str:
-        """What the networks run on: "torch", or the instruction set and the numbers of compiled kernels."""
-        engine = self._engine_in_use()
-        return "torch" if engine is None else engine.name
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the engine: it is made again where the codec arrives, for the processor there."""
-        return {**self.__dict__, "_engine": None}
-
-    @property
-    def sha256(self) -> str:
-        """Identity of spec and weights, however they are stored: equal codecs give equal codes."""
-        if self._sha256 is None:
-            digest = hashlib.sha256(json.dumps(self.spec.to_dict(), sort_keys=True).encode())
-            for key, value in sorted(self.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-            self._sha256 = digest.hexdigest()
-        return self._sha256
-
-    def card(self) -> dict[str, Any]:
-        """What a dataset keeps about the codec that made it: name, sha256 and spec, as JSON types."""
-        return {"name": self.name, "sha256": self.sha256, "spec": self.spec.to_dict()}
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights of both networks and all codebooks."""
-        return sum(tensor.numel() for tensor in self.state_dict().values())
-
-    @property
-    def streamable(self) -> bool:
-        """Whether chunks can be encoded and decoded one by one, with the state in the caller's hands."""
-        return self.spec.segment is None and is_streamable(self.spec)
-
-    @property
-    def algorithmic_latency_s(self) -> float:
-        """Seconds from the start of a frame until all of it can be decoded: 0.0133 for EnCodec at 24 kHz.
-
-        It leaves out the start of a stream, where codecs with mirrored padding hold back their first `start_frames`
-        frames. The length of a segment for codecs that have segments; infinite for those that take whole files.
-        """
-        spec = self.spec
-        if spec.segment is not None:
-            return spec.segment.length / spec.sample_rate
-        return (spec.hop_length + lookahead(spec)) / spec.sample_rate if self.streamable else float("inf")
-
-    @property
-    def start_frames(self) -> int:
-        """Frames that a stream holds back at its start, until every layer can mirror it; 0 without mirrors."""
-        return self.encoder.start_frames if isinstance(self.encoder, SeanetEncoder) else 0
 
     @torch.inference_mode()
     def encode(
@@ -346,29 +255,6 @@ class Codec(nn.Module):
         nothing = torch.zeros(batch_size(state), self.spec.channels, 0, device=self._device)
         waveform = finish_decoding(self._streams(), state, nothing)
         return waveform, self.decode_state(len(waveform))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def _networks(self) -> Networks:
-        engine = self._engine_in_use()
-        return Networks(self.encoder, self.decoder, self.quantizer) if engine is None else engine.networks
-
-    def _engine_in_use(self) -> Engine | None:
-        if self._precision == "plain" or self._device.type != "cpu" or self.spec.family == "transformers":
-            return None
-        if self._engine is None:
-            networks = Networks(self.encoder, self.decoder, self.quantizer)
-            self._engine = build_engine(networks, self.spec, self._precision)
-        return self._engine
-
-    def _streams(self) -> Networks:
-        if not self.streamable:
-            what = "codes a file in segments" if self.spec.segment is not None else "takes whole files"
-            raise ValueError(f"codec {self.name!r} {what}: it has no streams, use encode and decode")
-        return self._networks
 
     @property
     def _frames_per_step(self) -> int:
