@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 EXPECTED, FORGOTTEN = -1, -2  # in the place of a position
-APART_S = 0.25
-"""Beats that would move a deadline by less are not sent: each costs a millisecond, as long as reading a short clip."""
+APART = 0.01
+"""Beats that would move a deadline by a smaller part of the time allowed are not sent: each costs a millisecond."""
 
 
 class Heartbeats:
@@ -64,10 +64,10 @@ class BeatSender:
     def __call__(self, position: int, more_s: float = 0.0) -> None:
         """Say that the work on a position begins, for which there is the usual time and some more.
 
-        Where positions follow one another within `APART_S`, only the first one of them is heard of.
+        Where positions follow one another within a hundredth of the time allowed, only the first of them is heard of.
         """
         deadline = time.monotonic() + self._allowed_s + more_s
-        if position > 0 and deadline < self._deadline + APART_S:
+        if position > 0 and deadline < self._deadline + APART * self._allowed_s:
             return
         self._deadline = deadline
         sent = self._heartbeats.beat.remote(self._call, position, self._allowed_s + more_s)

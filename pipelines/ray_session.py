@@ -42,6 +42,9 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     # A job has more processes than cores. Ray would end those that idle for a second, and each costs seconds to start.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":  # statistics that nobody reads without a dashboard: an eighth of what Ray takes at rest
+        os.environ.setdefault("RAY_event_stats", "0")
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     if address != "local" and not _ray_runs():
         check_reachable(address)
     import ray

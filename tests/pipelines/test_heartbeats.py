@@ -93,17 +93,17 @@ def clock(monkeypatch):
 def test_positions_that_follow_one_another_quickly_send_one_beat(clock):
     """A beat costs as much as reading a short clip; the first of a call is always sent."""
     recorder = Recorder()
-    sender = BeatSender(recorder, "7", 10.0)
+    sender = BeatSender(recorder, "7", 25.0)
     for position in range(11):
         sender(position)
         clock.now += 0.1
-    assert recorder.beats == [(0, 10.0), (3, 10.0), (6, 10.0), (9, 10.0)]
+    assert recorder.beats == [(0, 25.0), (3, 25.0), (6, 25.0), (9, 25.0)]
 
 
 def test_work_that_may_take_longer_is_told_at_once(clock):
     """Else it would be late by the allowance of what came before it."""
     recorder = Recorder()
-    sender = BeatSender(recorder, "7", 10.0)
+    sender = BeatSender(recorder, "7", 25.0)
     for position, more_s in enumerate([1.0, 60.0, 1.0, 60.1]):
         sender(position, more_s)
-    assert recorder.beats == [(0, 11.0), (1, 70.0)]
+    assert recorder.beats == [(0, 26.0), (1, 85.0)]
