@@ -56,10 +56,11 @@ def test_every_instruction_set_gives_the_known_answer():
     assert len(found) > 1
 
 
-def test_flipped_bits_of_a_file_are_told(coder):
+@pytest.mark.parametrize("num_flips", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_flipped_bits_of_a_file_are_told(coder, num_flips):
     """A sample of what tests/lm_head/test_compression.py does bit by bit with a small coder."""
     data = GOLDEN.read_bytes()
-    for place in np.random.default_rng(0).integers(0, len(data) * 8, 12).tolist():
+    for place in np.random.default_rng(0).integers(0, len(data) * 8, num_flips).tolist():
         damaged = bytearray(data)
         damaged[place // 8] ^= 1 << place % 8
         with pytest.raises(BitstreamError):

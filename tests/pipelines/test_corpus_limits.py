@@ -51,7 +51,7 @@ def encoder_that_hangs():
     return Hanging
 
 
-@pytest.mark.parametrize("where", ["reader", "encoder"])
+@pytest.mark.parametrize("where", ["reader", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_an_input_that_hangs_is_given_up(ray_session, speech_folder, tiny_codec_dir, tmp_path, where):
     """After the time that one may take, and not after that of all; every other input keeps its row."""
     began = time.monotonic()

@@ -22,8 +22,11 @@ def three_clips(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_demo_makes_tokens_audio_and_a_report(ray_session, three_clips, tiny_codec_dir, tmp_path, capfd):
-    """Tokens, audio at two bandwidths and the report are there; the text says where, and what to type next."""
+def test_the_demo_makes_everything_and_can_be_run_again(ray_session, three_clips, tiny_codec_dir, tmp_path, capfd):
+    """Tokens, audio at two bandwidths and the report are there; the text says where, and what to type next.
+
+    A second run finds the tokens done and makes the rest anew.
+    """
     out_dir = tmp_path / "demo out"
     run_demo(out_dir, codec=tiny_codec_dir)
     shown = capfd.readouterr().out
@@ -42,16 +45,10 @@ def test_the_demo_makes_tokens_audio_and_a_report(ray_session, three_clips, tiny
     assert "language" in shown  # the first query
     assert "% of frames" in shown  # the second one
     assert f"quantone query '{out_dir / 'tokens'}'" in shown  # can be pasted, whatever the path
-
-
-def test_the_demo_can_be_run_again(ray_session, three_clips, tiny_codec_dir, tmp_path, capfd):
-    """A second run finds the tokens done and makes the rest anew."""
-    run_demo(tmp_path / "demo", codec=tiny_codec_dir)
-    (tmp_path / "demo" / "report.html").unlink()
-    capfd.readouterr()
-    run_demo(tmp_path / "demo", codec=tiny_codec_dir)
+    (out_dir / "report.html").unlink()
+    run_demo(out_dir, codec=tiny_codec_dir)
     assert "3 done before" in capfd.readouterr().out
-    assert (tmp_path / "demo" / "report.html").exists()
+    assert (out_dir / "report.html").exists()
 
 
 def test_the_two_bandwidths_are_a_middling_one_and_all():

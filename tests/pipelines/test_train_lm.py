@@ -139,6 +139,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(plain_recipe, dataset, tmp_pa
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
 
 
+@pytest.mark.slow  # the loop is that of codecs, where the same is tried every time
 @pytest.mark.usefixtures("ray_session")
 def test_two_processes_train_what_one_does(recipe, dataset, tmp_path):
     """Ray Train over gloo, two processes with half of each batch: the bits and weights of one with all of it."""

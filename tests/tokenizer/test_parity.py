@@ -16,7 +16,9 @@ from tokenizer import Encoded, load_codec
 from tokenizer.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60.37  # not a whole number of frames, nor of segments
+SOME, MINUTE = 15.37, 60.37  # seconds: not a whole number of frames, nor of segments
+DAC_RATES = ["dac_16khz", "dac_24khz", "dac_44khz"]
+LENGTHS = [SOME, pytest.param(MINUTE, marks=pytest.mark.slow)]
 OTHER_SECONDS = 20  # of speech after that, to which the codebooks are fitted
 
 
@@ -42,8 +44,8 @@ def report(record_property, request):
 
 
 def two_speeches(sample_rate, channels=1):
-    """A minute of speech to compare on, and some more to fit codebooks to."""
-    both = speech(ROOT, SECONDS + OTHER_SECONDS, sample_rate, channels)
+    """A minute of speech to compare on, or the beginning of it, and some more to fit codebooks to."""
+    both = speech(ROOT, MINUTE + OTHER_SECONDS, sample_rate, channels)
     split = both.shape[-1] - OTHER_SECONDS * sample_rate
     return both[:, :split], both[:, split:]
 
@@ -78,10 +80,12 @@ def set_encodec_codebooks(model, tables, waveform, spec):
         table.inited.fill_(1)
 
 
+@pytest.mark.parametrize("seconds", LENGTHS)
 @torch.no_grad()
-def test_encodec_codes_are_those_of_the_encodec_package(encodec_pair, report):
-    """A minute of speech, every level; and every bandwidth on some of it."""
+def test_encodec_codes_are_those_of_the_encodec_package(encodec_pair, seconds, report):
+    """Speech, every level; and every bandwidth on some of it."""
     reference, codec, waveform = encodec_pair
+    waveform = waveform[:, : int(seconds * codec.spec.sample_rate)]
     for kbps in reversed(reference.target_bandwidths):
         part = waveform if kbps == reference.target_bandwidths[-1] else waveform[:, : 5 * codec.spec.sample_rate + 77]
         reference.set_target_bandwidth(kbps)
@@ -120,10 +124,12 @@ def transformers_pair(request, tmp_path_factory):
     return reference, load_codec(directory), waveform
 
 
+@pytest.mark.parametrize("seconds", LENGTHS)
 @torch.no_grad()
-def test_encodec_codes_are_those_of_transformers(transformers_pair, report):
-    """A minute of speech, every level; and every bandwidth on some of it."""
+def test_encodec_codes_are_those_of_transformers(transformers_pair, seconds, report):
+    """Speech, every level; and every bandwidth on some of it."""
     reference, codec, waveform = transformers_pair
+    waveform = waveform[:, : int(seconds * codec.spec.sample_rate)]
     for kbps in reversed(reference.config.target_bandwidths):
         most = kbps == reference.config.target_bandwidths[-1]
         part = waveform if most else waveform[:, : 5 * codec.spec.sample_rate + 77]
@@ -173,12 +179,15 @@ def fit_dac(reference, waveform):
 
 @pytest.mark.parametrize(
     ("name", "width", "seconds"),
-    [("dac_16khz", 8, SECONDS), ("dac_24khz", 8, SECONDS), ("dac_44khz", 8, SECONDS), ("dac_24khz", 1, 3.1)],
-    ids=["16 kHz", "24 kHz", "44.1 kHz", "24 kHz as wide as released"],
+    [
+        *[(name, 8, SOME) for name in DAC_RATES],
+        *[pytest.param(name, 8, MINUTE, marks=pytest.mark.slow) for name in DAC_RATES],
+        ("dac_24khz", 1, 3.1),  # as wide as released
+    ],
 )
 @torch.no_grad()
 def test_dac_codes_are_those_of_transformers(name, width, seconds, tmp_path, report):
-    """Every rate of the released models; narrow ones on a minute of speech, one at full size on some seconds."""
+    """Every rate of the released models; narrow ones on more speech, one at full size on some seconds."""
     transformers = pytest.importorskip("transformers")
     reference = randomize(transformers.DacModel(dac_config(name, width)))
     rate, hop = reference.config.sampling_rate, reference.config.hop_length
