@@ -164,9 +164,9 @@ class _Bench:
             return self._requests("ray, haproxy" if haproxy else "ray", ours.address, empty)
 
     def streams(self) -> tuple[list[FirstPackets], list[RealTimeStreams]]:
-        """A server with more slots than it can serve in real time."""
+        """A server with more slots than it can serve in real time, and room for those who have just gone."""
         settings = self._settings
-        engine = replace(self._arguments.engine, max_streams=settings.most_streams)
+        engine = replace(self._arguments.engine, max_streams=2 * settings.most_streams)
         with ServerProcess(listen_alone, replace(self._arguments, engine=engine), cores=self._cores) as server:
             first_packets = [
                 time_first_packets(
