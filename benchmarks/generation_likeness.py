@@ -29,9 +29,9 @@ from lm_head import Sampling, generate
 from lm_head.code_loss import code_nats, to_bits
 from lm_head.lm_checkpoint import load_token_lm
 from lm_head.token_lm import TokenLM
-from pipelines.dataset_info import read_dataset_info
+from pipelines.datasets.dataset_info import read_dataset_info
+from pipelines.datasets.stored_codes import load_dataset_codec, read_utterances
 from pipelines.spectrogram import reference_level, spectrogram_pixels
-from pipelines.stored_codes import load_dataset_codec, read_utterances
 from tokenizer import Codec, Encoded, write_audio
 
 GROUPS = 16

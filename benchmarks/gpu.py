@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.operation_count import Direction, codec_work, total_macs
+from pipelines.benchmarking.operation_count import Direction, codec_work, total_macs
 from tokenizer import Codec, load_codec
 from tokenizer.presets import PRESETS
 

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipelines.listing import listing_from, with_extra
-from pipelines.plan import Plan, describe_difference, make_plan
-from pipelines.sources import list_source
+from pipelines.datasets.listing import listing_from, with_extra
+from pipelines.datasets.plan import Plan, describe_difference, make_plan
+from pipelines.inputs.sources import list_source
 
 MOST_SECONDS, MOST_GIGABYTES = 60.0, 1.0
 _out = Console(highlight=False)

@@ -23,19 +23,19 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines import storage
-from pipelines.bundle_reader import read_bundle
 from pipelines.bundled_speech import DEMO_SPEECH
-from pipelines.commit_record import list_records, record_name
-from pipelines.corpus_job import CorpusJob, open_job
-from pipelines.encoder import EncodedBundle, Encoder, EncodeSettings
-from pipelines.job_settings import JobSettings
-from pipelines.job_summary import ErrorLimit
-from pipelines.parts import ErrorRow, PartFormat, part_name
-from pipelines.plan import estimate_seconds
+from pipelines.corpus.bundle_reader import read_bundle
+from pipelines.corpus.corpus_job import CorpusJob, open_job
+from pipelines.corpus.encoder import EncodedBundle, Encoder, EncodeSettings
+from pipelines.corpus.job_settings import JobSettings
+from pipelines.corpus.job_summary import ErrorLimit
+from pipelines.corpus.unit_commit import Target, UnitInputs, commit_unit
+from pipelines.datasets.commit_record import list_records, record_name
+from pipelines.datasets.parts import ErrorRow, PartFormat, part_name
+from pipelines.datasets.plan import estimate_seconds
+from pipelines.inputs.sources import SourceFile
 from pipelines.progress import Progress
 from pipelines.ray_session import ray_session
-from pipelines.sources import SourceFile
-from pipelines.unit_commit import Target, UnitInputs, commit_unit
 
 CODEC = "speech_24khz"
 SPEECH = DEMO_SPEECH / "en-us" / "slt-bread.flac"
@@ -61,7 +61,7 @@ def main() -> int:
             with _step("what is left was known"):
                 left = _go_on(source, dataset, settings)
             with _step("the first input was about to be read"):
-                from pipelines.job_metrics import JobMetrics
+                from pipelines.corpus.job_metrics import JobMetrics
 
                 left.conductor(Progress("", shown=False), JobMetrics(left.root, CODEC))
             began_after = time.monotonic() - begin

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.decode_client import DecodeClient
+from pipelines.clients.decode_client import DecodeClient
 from tokenizer import Codec, Encoded, load_codec, read_audio
 
 Codes = NDArray[np.integer[Any]]

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from lm_head import Sampling, generate, load_lm
-from pipelines.decode_client import DecodeClient
+from pipelines.clients.decode_client import DecodeClient
 
 
 def words(

@@ -10,20 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.corpus_job import tokenize_corpus
-    from pipelines.dataset import open_dataset
-    from pipelines.decode_actor import DecodeActor
-    from pipelines.decode_client import AsyncDecodeClient, DecodeClient
-    from pipelines.decode_engine import DecodeEngine, EngineObserver, EngineSettings
-    from pipelines.decode_errors import DeadlineExceeded, Draining, Overloaded, ServiceError, StreamClosed
-    from pipelines.decode_job import decode_dataset
-    from pipelines.export import export_tokens
-    from pipelines.export_card import decode_tokens
-    from pipelines.export_sequences import SequenceSettings
-    from pipelines.service import create_app
-    from pipelines.service_settings import ServiceSettings
-    from pipelines.token_stream import StreamSettings, TokenStream
-    from pipelines.verify import verify_dataset
+    from pipelines.clients.decode_client import AsyncDecodeClient, DecodeClient
+    from pipelines.corpus.corpus_job import tokenize_corpus
+    from pipelines.datasets.dataset import open_dataset
+    from pipelines.datasets.verify import verify_dataset
+    from pipelines.decoding.decode_actor import DecodeActor
+    from pipelines.decoding.decode_engine import DecodeEngine, EngineObserver, EngineSettings
+    from pipelines.decoding.decode_errors import DeadlineExceeded, Draining, Overloaded, ServiceError, StreamClosed
+    from pipelines.decoding.decode_job import decode_dataset
+    from pipelines.exporting.export import export_tokens
+    from pipelines.exporting.export_card import decode_tokens
+    from pipelines.exporting.export_sequences import SequenceSettings
+    from pipelines.exporting.token_stream import StreamSettings, TokenStream
+    from pipelines.serving.service import create_app
+    from pipelines.serving.service_settings import ServiceSettings
 
 __all__ = [
     "AsyncDecodeClient",
@@ -51,28 +51,28 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "AsyncDecodeClient": "pipelines.decode_client",
-    "DeadlineExceeded": "pipelines.decode_errors",
-    "DecodeActor": "pipelines.decode_actor",
-    "DecodeClient": "pipelines.decode_client",
-    "DecodeEngine": "pipelines.decode_engine",
-    "Draining": "pipelines.decode_errors",
-    "EngineObserver": "pipelines.decode_engine",
-    "EngineSettings": "pipelines.decode_engine",
-    "Overloaded": "pipelines.decode_errors",
-    "SequenceSettings": "pipelines.export_sequences",
-    "ServiceError": "pipelines.decode_errors",
-    "ServiceSettings": "pipelines.service_settings",
-    "StreamClosed": "pipelines.decode_errors",
-    "StreamSettings": "pipelines.token_stream",
-    "TokenStream": "pipelines.token_stream",
-    "create_app": "pipelines.service",
-    "decode_dataset": "pipelines.decode_job",
-    "decode_tokens": "pipelines.export_card",
-    "export_tokens": "pipelines.export",
-    "open_dataset": "pipelines.dataset",
-    "tokenize_corpus": "pipelines.corpus_job",
-    "verify_dataset": "pipelines.verify",
+    "AsyncDecodeClient": "pipelines.clients.decode_client",
+    "DeadlineExceeded": "pipelines.decoding.decode_errors",
+    "DecodeActor": "pipelines.decoding.decode_actor",
+    "DecodeClient": "pipelines.clients.decode_client",
+    "DecodeEngine": "pipelines.decoding.decode_engine",
+    "Draining": "pipelines.decoding.decode_errors",
+    "EngineObserver": "pipelines.decoding.decode_engine",
+    "EngineSettings": "pipelines.decoding.decode_engine",
+    "Overloaded": "pipelines.decoding.decode_errors",
+    "SequenceSettings": "pipelines.exporting.export_sequences",
+    "ServiceError": "pipelines.decoding.decode_errors",
+    "ServiceSettings": "pipelines.serving.service_settings",
+    "StreamClosed": "pipelines.decoding.decode_errors",
+    "StreamSettings": "pipelines.exporting.token_stream",
+    "TokenStream": "pipelines.exporting.token_stream",
+    "create_app": "pipelines.serving.service",
+    "decode_dataset": "pipelines.decoding.decode_job",
+    "decode_tokens": "pipelines.exporting.export_card",
+    "export_tokens": "pipelines.exporting.export",
+    "open_dataset": "pipelines.datasets.dataset",
+    "tokenize_corpus": "pipelines.corpus.corpus_job",
+    "verify_dataset": "pipelines.datasets.verify",
 }
 
 

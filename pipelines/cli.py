@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_arguments import (
+from pipelines.commands.cli_arguments import (
     Bandwidth,
     Bandwidths,
     Dataset,
@@ -21,18 +21,18 @@ from pipelines.cli_arguments import (
     check_codec,
     check_dataset,
 )
-from pipelines.cli_bench import bench
-from pipelines.cli_bench_serve import bench_serve_command
-from pipelines.cli_compress import compress, decompress
-from pipelines.cli_evaluate import evaluate
-from pipelines.cli_evaluate_lm import evaluate_lm_command
-from pipelines.cli_export import export
-from pipelines.cli_generate import generate
-from pipelines.cli_outcome import FAILED, run
-from pipelines.cli_serve import serve_command
-from pipelines.cli_tokenize import tokenize
-from pipelines.cli_train import train
-from pipelines.cli_verify import verify
+from pipelines.commands.cli_bench import bench
+from pipelines.commands.cli_bench_serve import bench_serve_command
+from pipelines.commands.cli_compress import compress, decompress
+from pipelines.commands.cli_evaluate import evaluate
+from pipelines.commands.cli_evaluate_lm import evaluate_lm_command
+from pipelines.commands.cli_export import export
+from pipelines.commands.cli_generate import generate
+from pipelines.commands.cli_outcome import FAILED, run
+from pipelines.commands.cli_serve import serve_command
+from pipelines.commands.cli_tokenize import tokenize
+from pipelines.commands.cli_train import train
+from pipelines.commands.cli_verify import verify
 
 app = typer.Typer(
     name="quantone",
@@ -90,7 +90,7 @@ def demo(
       quantone demo -o /tmp/demo
     """
     check_codec(codec)
-    from pipelines.demo import run_demo
+    from pipelines.commands.demo import run_demo
 
     run_demo(out_dir, codec=codec)
 
@@ -108,7 +108,7 @@ def codecs() -> None:
     """
     from rich.console import Console
 
-    from pipelines.codec_table import codecs_table
+    from pipelines.commands.codec_table import codecs_table
     from tokenizer import bundled_codecs
 
     Console().print(codecs_table())
@@ -138,7 +138,7 @@ def decode(
     check_dataset(dataset)
     if codec is not None:
         check_codec(codec)
-    from pipelines.decode_job import decode_dataset
+    from pipelines.decoding.decode_job import decode_dataset
 
     summary = decode_dataset(
         dataset,
@@ -177,11 +177,11 @@ def query(
       quantone query tokens/ "SELECT id, peak FROM tokens WHERE peak > 0.99 ORDER BY peak DESC LIMIT 20"
       quantone query tokens/ "SELECT * FROM errors" --format csv -o errors.csv
     """
-    from pipelines.frame_output import choose_format, write_frame
+    from pipelines.commands.frame_output import choose_format, write_frame
 
     chosen = choose_format(output_format, output)
     check_dataset(dataset)
-    from pipelines.dataset import query_dataset
+    from pipelines.datasets.dataset import query_dataset
 
     write_frame(query_dataset(dataset, sql), chosen, output)
 
@@ -200,7 +200,7 @@ def report(
       quantone report tokens/ -o report.html --bandwidth 1.5 --bandwidth 6 --examples 12
     """
     check_dataset(dataset)
-    from pipelines.report import write_report
+    from pipelines.reporting.report import write_report
 
     write_report(dataset, output, bandwidths_kbps=bandwidth or None, num_examples=num_examples)
     typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

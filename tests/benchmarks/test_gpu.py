@@ -15,7 +15,7 @@ from benchmarks.gpu import (
     peak_flops,
     summary,
 )
-from pipelines.operation_count import codec_work, total_macs
+from pipelines.benchmarking.operation_count import codec_work, total_macs
 from tests.conftest import make_codec as make_tiny
 from tests.conftest import tiny_spec
 

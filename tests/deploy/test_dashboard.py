@@ -45,7 +45,7 @@ def test_every_metric_is_one_that_is_exported():
 
     import ray
 
-    from pipelines.job_metrics import EXPORTED_NAMES
+    from pipelines.corpus.job_metrics import EXPORTED_NAMES
 
     used = set().union(*map(names_in, expressions(JOBS)))
     ours = {name for name in used if name.startswith("ray_quantone_")}
@@ -56,21 +56,21 @@ def test_every_metric_is_one_that_is_exported():
 
 def test_every_metric_of_a_job_is_shown():
     """What nobody looks at need not be recorded."""
-    from pipelines.job_metrics import EXPORTED_NAMES
+    from pipelines.corpus.job_metrics import EXPORTED_NAMES
 
     assert set(EXPORTED_NAMES) <= set().union(*map(names_in, expressions(JOBS)))
 
 
 def test_the_page_of_the_service_shows_exactly_what_it_records():
     """From replicas, where Ray puts `ray_` in front, and from one process, where nobody does."""
-    from pipelines.service_metrics import METRICS
+    from pipelines.serving.service_metrics import METRICS
 
     assert served_names() == set(METRICS)
 
 
 def test_histograms_are_asked_as_histograms():
     """A quantile needs the buckets, a mean the sum and the count; counters are rates, gauges are not."""
-    from pipelines.service_metrics import METRICS
+    from pipelines.serving.service_metrics import METRICS
 
     for expression in expressions(SERVING):
         for name in re.findall(SERVE_NAME, expression):
@@ -84,8 +84,8 @@ def test_histograms_are_asked_as_histograms():
 
 def test_labels_are_those_that_are_recorded():
     """A grouping by a label that no series has would show one nameless line."""
-    from pipelines.job_metrics import METRICS as JOB_METRICS
-    from pipelines.service_metrics import METRICS as SERVE_METRICS
+    from pipelines.corpus.job_metrics import METRICS as JOB_METRICS
+    from pipelines.serving.service_metrics import METRICS as SERVE_METRICS
 
     recorded = {
         JOBS: {"dataset", "codec", *(tag for _, _, tag in JOB_METRICS.values() if tag)},

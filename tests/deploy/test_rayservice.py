@@ -27,7 +27,7 @@ def validate(rayservice):
 
 
 def arguments():
-    from pipelines.serve_arguments import ServeArguments
+    from pipelines.serving.serve_arguments import ServeArguments
 
     return ServeArguments.from_dict(APPLICATION["args"])
 
@@ -54,7 +54,7 @@ def test_the_names_are_those_of_the_code():
     """The application's builder, and the deployment that it makes."""
     from ray._common.utils import import_attr
 
-    from pipelines import serve_app
+    from pipelines.serving import serve_app
 
     assert import_attr(APPLICATION["import_path"]) is serve_app.build_app
     assert DEPLOYMENT["name"] == serve_app.DEPLOYMENT_NAME
@@ -63,7 +63,7 @@ def test_the_names_are_those_of_the_code():
 
 def test_the_limits_are_those_that_follow_from_the_arguments(monkeypatch):
     """The file states what the code would set for these arguments, so that a reader sees it and may change both."""
-    from pipelines.serve_app import HAPROXY, deployment_limits
+    from pipelines.serving.serve_app import HAPROXY, deployment_limits
 
     monkeypatch.setenv(HAPROXY, "1")
     limits = deployment_limits(arguments())
@@ -73,7 +73,7 @@ def test_the_limits_are_those_that_follow_from_the_arguments(monkeypatch):
 
 def test_the_file_names_no_router(monkeypatch):
     """Ray Serve refuses one behind HAProxy; where there is none, the code brings the router that keeps sessions."""
-    from pipelines.serve_app import HAPROXY, SESSION_ROUTER, deployment_limits
+    from pipelines.serving.serve_app import HAPROXY, SESSION_ROUTER, deployment_limits
 
     assert "request_router_config" not in DEPLOYMENT
     monkeypatch.delenv(HAPROXY, raising=False)
@@ -146,7 +146,7 @@ def test_pods_run_without_rights(pod):
 @every_pod
 def test_the_token_comes_from_a_secret(pod):
     """Replicas find it in their environment; no file holds it."""
-    from pipelines.serve_arguments import TOKEN_VARIABLE
+    from pipelines.serving.serve_arguments import TOKEN_VARIABLE
 
     (container,) = pod["spec"]["containers"]
     assert {"secretRef": {"name": "quantone-serve"}} in container["envFrom"]

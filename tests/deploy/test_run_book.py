@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from pipelines.cli import app
-from pipelines.job_metrics import EXPORTED_NAMES
+from pipelines.corpus.job_metrics import EXPORTED_NAMES
 from tests.deploy.manifests import DEPLOY, REPOSITORY, quantone_commands, read_yaml
 
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def test_messages_are_quoted_as_they_are_worded():
     elsewhere = {"Version mismatch", "Ray version mismatch", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
     elsewhere |= {"waiting", "verify", "node"}  # not messages of ours
     elsewhere |= {"has no quantone", "has torch"}  # put together; held by test_ray_session.py
-    code = "".join(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "pipelines").glob("*.py")))
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "pipelines").rglob("*.py")))
     rows = PAGE.partition("## What failures look like")[2].partition("\n## ")[0].splitlines()
     quoted = [text for row in rows if row.startswith("|") for text in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
     fragments = [part.strip(" :,") for text in quoted for part in text.split("...") if part.strip(" :,")]

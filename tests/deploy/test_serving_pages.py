@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.main import get_command
 
-from pipelines.cli_serve import serve_command
-from pipelines.engine_settings import EngineSettings
-from pipelines.service_metrics import METRICS
-from pipelines.service_settings import ServiceSettings
+from pipelines.commands.cli_serve import serve_command
+from pipelines.decoding.engine_settings import EngineSettings
+from pipelines.serving.service_metrics import METRICS
+from pipelines.serving.service_settings import ServiceSettings
 from tests.deploy.manifests import REPOSITORY, quantone_commands, read_yaml
 
 PAGE = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def test_the_table_of_metrics_is_complete():
 
 def test_messages_are_quoted_as_they_are_worded():
     """Who searches the page for what the terminal says finds it."""
-    code = "".join(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "pipelines").glob("*.py")))
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "pipelines").rglob("*.py")))
     quoted = [text for cell in rows("What failures look like") for text in re.findall(r"`([^`]+)`", cell)]
     fragments = [part.strip(" :,") for text in quoted for part in text.split("...") if part.strip(" :,")]
     assert len(fragments) >= 6

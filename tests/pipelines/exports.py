@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.parts import part_name
+from pipelines.datasets.parts import part_name
 from tests.pipelines.token_datasets import write_codes
 
 BYTE_IDS = 256  # of the byte tokenizer

@@ -9,8 +9,8 @@ import threading
 
 import typer
 
-from pipelines.cli_outcome import run
-from pipelines.cli_serve import serve_command
+from pipelines.commands.cli_outcome import run
+from pipelines.commands.cli_serve import serve_command
 
 MAIN = "from tests.pipelines.serve_process import main; import sys; sys.exit(main(sys.argv[1:]))"
 COMMAND = [sys.executable, "-c", MAIN, "serve"]

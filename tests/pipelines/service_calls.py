@@ -9,10 +9,10 @@ import soundfile
 import torch
 from fastapi.testclient import TestClient
 
-from pipelines.decode_engine import DecodeEngine, EngineSettings
-from pipelines.service import create_app
-from pipelines.service_metrics import ServiceMetrics
-from pipelines.service_settings import ServiceSettings
+from pipelines.decoding.decode_engine import DecodeEngine, EngineSettings
+from pipelines.serving.service import create_app
+from pipelines.serving.service_metrics import ServiceMetrics
+from pipelines.serving.service_settings import ServiceSettings
 from tokenizer import Encoded
 
 DECODE, ENCODE = "/v1/audio/decode", "/v1/audio/encode"

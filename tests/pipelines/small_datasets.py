@@ -10,11 +10,11 @@ import soundfile
 import torch
 
 from pipelines import storage
-from pipelines.commit_record import record_name, record_of
-from pipelines.dataset_info import DatasetInfo, write_dataset_info
-from pipelines.listing import SourceFile, listing_of
-from pipelines.parts import ErrorRow, PartFormat, TokenRow, encode_errors, encode_part, part_name
-from pipelines.plan import Plan
+from pipelines.datasets.commit_record import record_name, record_of
+from pipelines.datasets.dataset_info import DatasetInfo, write_dataset_info
+from pipelines.datasets.listing import SourceFile, listing_of
+from pipelines.datasets.parts import ErrorRow, PartFormat, TokenRow, encode_errors, encode_part, part_name
+from pipelines.datasets.plan import Plan
 from tests.conftest import speech_like
 from tests.pipelines.token_rows import token_row
 from tokenizer import RESAMPLER, CodecSpec, load_codec, mix_channels

@@ -113,7 +113,7 @@ def test_no_command_shows_the_help_and_is_wrong_usage(capsys):
 )
 def test_failures_are_one_line_and_an_exit_code(error, code, said, tokens, monkeypatch, capsys):
     """Work that failed exits with 1, arguments refused at the door of a function with 2, Ctrl-C with 130."""
-    monkeypatch.setattr("pipelines.dataset.query_dataset", failing(error))
+    monkeypatch.setattr("pipelines.datasets.dataset.query_dataset", failing(error))
     assert main(["query", tokens, "SELECT 1"]) == code
     assert capsys.readouterr().err == said
 
@@ -121,7 +121,7 @@ def test_failures_are_one_line_and_an_exit_code(error, code, said, tokens, monke
 @pytest.mark.parametrize("place", [0, 1, 3], ids=["before the command", "after it", "at the end"])
 def test_debug_shows_the_traceback_wherever_it_stands(place, tokens, monkeypatch, capsys):
     """--debug adds where it happened, and changes no exit code."""
-    monkeypatch.setattr("pipelines.dataset.query_dataset", failing(DatasetError("odd")))
+    monkeypatch.setattr("pipelines.datasets.dataset.query_dataset", failing(DatasetError("odd")))
     arguments = ["query", tokens, "SELECT 1"]
     arguments.insert(place, "--debug")
     assert main(arguments) == 1

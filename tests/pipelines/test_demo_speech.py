@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.sources import list_source
+from pipelines.inputs.sources import list_source
 from tokenizer import read_audio
 
 REPOSITORY = Path(__file__).parents[2]

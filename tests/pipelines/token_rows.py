@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipelines.audio_facts import AudioFacts
-from pipelines.parts import PartFormat, TokenRow
+from pipelines.datasets.audio_facts import AudioFacts
+from pipelines.datasets.parts import PartFormat, TokenRow
 
 
 def token_row(name, codes, *, num_samples=None, uri=None, **fields):

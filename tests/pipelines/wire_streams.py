@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from pipelines.decode_engine import DecodeEngine, EngineSettings
-from pipelines.service_settings import ServiceSettings
-from pipelines.service_stream import StreamLimits, stream_router
+from pipelines.decoding.decode_engine import DecodeEngine, EngineSettings
+from pipelines.serving.service_settings import ServiceSettings
+from pipelines.serving.service_stream import StreamLimits, stream_router
 from tests.pipelines.running_service import running_service
 from tokenizer import Encoded
 

@@ -83,7 +83,7 @@ def work():
 def _read(codec, path, max_segment_s, max_calls):
     import torch
 
-    from pipelines.segment_reader import read_segments
+    from pipelines.inputs.segment_reader import read_segments
 
     try:
         cursor, num_calls, num_codes = None, 0, 0

@@ -1,0 +1,40 @@
+"""How much is measured in a run of all benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.benchmarking.bench_contest import Turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteSettings:
+    """Defaults: a run of under eight minutes on two quiet cores. Longer clips and more rounds make figures steadier."""
+
+    codec: str = "speech_24khz"
+    lm: str = "speech_24khz"
+    seconds: float = 4.0  # of audio in a batch of one
+    batch_seconds: float = 1.0  # in each row of a larger batch
+    turns: Turns = field(default_factory=Turns)
+    ceiling_s: float = 0.25  # for each size of each test
+    lm_kbps: tuple[float, ...] = (3.0, 12.0)
+    scan_codes: int = 100_000_000
+    pipeline_minutes: float = 10.0
+    generation_frames: int = 75
+    serve_quick: bool = True
+
+    @classmethod
+    def quick(cls, codec: str = "speech_24khz", lm: str = "speech_24khz") -> SuiteSettings:
+        """Everything for a moment only: whether it works."""
+        return cls(
+            codec=codec,
+            lm=lm,
+            seconds=0.2,
+            batch_seconds=0.1,
+            turns=Turns(rounds=1, patience_s=0.0),
+            ceiling_s=0.01,
+            lm_kbps=(3.0,),
+            scan_codes=24_000,
+            pipeline_minutes=0.1,
+            generation_frames=4,
+        )

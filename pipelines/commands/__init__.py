@@ -1,0 +1,1 @@
+"""The commands of `quantone`: arguments in, one public function called, a few lines out."""

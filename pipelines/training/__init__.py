@@ -1,0 +1,1 @@
+"""Training of codecs and language models: recipes, data, the loop around both, checkpoints and logs."""

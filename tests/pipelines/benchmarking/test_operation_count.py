@@ -1,0 +1,96 @@
+"""Counted work is that of the networks, and limits follow from it and from the ceilings."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lm_head import LMConfig, TokenLM
+from pipelines.benchmarking.machine_ceilings import Ceilings, measure_ceilings
+from pipelines.benchmarking.operation_count import LayerWork, codec_work, lm_work, total_macs
+from pipelines.benchmarking.speed_floor import ceilings_line, floor_s, layer_floor_s, limit, limit_table
+from tests.conftest import make_codec, tiny_spec
+from tokenizer.presets import PRESETS
+
+CEILINGS = Ceilings(threads=1, fp32_flops=2e9, bf16_flops=8e9, int8_flops=16e9, memory_bytes=1e9, cache_bytes=4e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "encode", "decode"),
+    [("encodec_24khz", 1.490 + 0.157, 1.490), ("encodec_48khz", 3.34, 3.02)],
+)
+def test_encodec_has_the_published_number_of_multiplications(name, encode, decode):
+    """In GMAC for a second of audio at 16 levels; counted by hand from the paper's sizes for 24 kHz."""
+    spec = PRESETS[name]
+    assert total_macs(codec_work(spec, "encode", 16)) == pytest.approx(encode * 1e9, rel=0.002)
+    assert total_macs(codec_work(spec, "decode", 16)) == pytest.approx(decode * 1e9, rel=0.002)
+
+
+@pytest.mark.parametrize("kind", ["seanet", "mirrored", "segmented", "patch", "dac"])
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_the_count_is_that_of_torch(kind, direction):
+    """Torch's own counter sees products and convolutions; it knows no LSTM and takes the taps for additions."""
+    codec = make_codec(tiny_spec(kind))
+    spec = codec.spec
+    frames = 20
+    samples, seconds = frames * spec.hop_length, frames / float(spec.frame_rate)
+    network = codec.encoder if direction == "encode" else codec.decoder
+    shape = (spec.channels, samples) if direction == "encode" else (spec.latent_dim, frames)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *shape))
+    if spec.segment is not None:  # what overlaps is computed twice
+        seconds *= spec.segment.stride / spec.segment.length
+    kept = [w for w in codec_work(spec, direction, 4) if not w.name.endswith((".taps", "lstm", "quantizer"))]
+    lstm = sum(w.macs for w in codec_work(spec, direction, 4) if w.name.endswith("lstm")) * seconds
+    assert counter.get_total_flops() in (
+        pytest.approx(2 * total_macs(kept) * seconds),
+        pytest.approx(2 * (total_macs(kept) * seconds + lstm)),
+    )
+
+
+def test_a_language_model_costs_its_weights_for_each_frame():
+    """Every matrix but the embeddings once a frame, and attention over the frames that it has seen."""
+    config = LMConfig(num_codebooks=4, codebook_size=16, dim=32, num_layers=2, num_heads=4, hidden_dim=64)
+    lm = TokenLM(config)
+    weights = sum(p.numel() for name, p in lm.named_parameters() if name.endswith("weight") and p.dim() > 1)
+    for frames, seen in ((1, 1.0), (3, 2.0)):
+        layers = lm_work(config, 4, frames, frame_rate=75.0)
+        assert total_macs(layers) == pytest.approx(75 * (weights + config.num_layers * 2 * seen * config.dim))
+        assert sum(layer.step_weights for layer in layers) == pytest.approx(75 * weights)
+
+
+def test_a_layer_takes_the_longer_of_multiplying_and_reading():
+    layer = LayerWork("lstm", macs=1e9, step_weights=2e9)
+    assert layer_floor_s(layer, CEILINGS, "fp32") == pytest.approx(2.0)  # 8 GB of weights at 4 GB/s
+    assert layer_floor_s(layer, CEILINGS, "bf16") == pytest.approx(1.0)  # 4 GB
+    assert layer_floor_s(layer, CEILINGS, "fp32", batch_size=8) == pytest.approx(1.0)  # 2 GFLOP at 2 GFLOP/s
+    assert layer_floor_s(LayerWork("io", memory_bytes=3e9), CEILINGS, "fp32") == pytest.approx(3.0)
+
+
+def test_layers_follow_one_another():
+    layers = [LayerWork("a", macs=1e9), LayerWork("b", step_weights=1e9)]
+    assert floor_s(layers, CEILINGS, "fp32") == pytest.approx(1.0 + 1.0)
+    assert limit(layers, CEILINGS, "fp32") == pytest.approx(0.5)
+
+
+def test_a_narrow_precision_that_is_slower_is_not_used():
+    slow = replace(CEILINGS, bf16_flops=1e9, int8_flops=1e9)
+    assert [slow.flops(precision) for precision in ("fp32", "bf16", "int8")] == [2e9] * 3
+
+
+def test_ceilings_are_measured_and_the_better_of_two_counts():
+    ceilings = measure_ceilings(1, seconds=0.005)
+    assert min(ceilings.fp32_flops, ceilings.bf16_flops, ceilings.int8_flops) > 1e8
+    assert min(ceilings.memory_bytes, ceilings.cache_bytes) > 1e7
+    best = ceilings.at_best(replace(ceilings, fp32_flops=1e15, memory_bytes=1.0))
+    assert (best.fp32_flops, best.memory_bytes) == (1e15, ceilings.memory_bytes)
+    assert "1 thread(s)" in ceilings_line(best)
+
+
+def test_the_table_ends_with_the_sum_and_the_limit():
+    layers = [LayerWork("a", macs=1e9), LayerWork("b", macs=3e9)]
+    table = limit_table(layers, CEILINGS)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[2] == ["25.0%", "75.0%", "100.0%", ""]
+    assert cells[3][-2:] == ["4000.000", "0"]  # ms, and a quarter of real time
