@@ -36,7 +36,7 @@ _FLAGS = {
     "dispatch": (),
     "avx2": ("-mavx2", "-mfma"),
     "avx512": _WIDE,
-    "avx512_bf16": (*_WIDE, "-mavx512bf16"),
+    "avx512_bf16": (*_WIDE, "-mavx512bf16", "-mavx512vnni"),
     "amx": (*_WIDE, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 _COMMON_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-w")
@@ -68,6 +68,18 @@ class Kernels:
         size = self.library.quantone_packed_floats(self.level, columns, depth // 2 if narrow else depth)
         packed = torch.empty(size, dtype=torch.float32)
         self.library.quantone_pack(self.level, values.data_ptr(), columns, depth, int(narrow), packed.data_ptr())
+        return packed
+
+    def pack_compact(self, weights: Tensor, *, narrow: bool) -> Tensor | None:
+        """Recurrent weights [columns, depth] in fewer bytes; None where these kernels do not read them so."""
+        columns, depth = weights.shape
+        size = self.library.quantone_compact_floats(self.level, columns, depth, int(narrow))
+        if size == 0:
+            return None
+        values = weights.detach().float().contiguous()
+        packed = torch.empty(size, dtype=torch.float32)
+        pointers = values.data_ptr(), packed.data_ptr()
+        self.library.quantone_pack_compact(self.level, pointers[0], columns, depth, int(narrow), pointers[1])
         return packed
 
 

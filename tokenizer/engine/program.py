@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,15 @@ class Window:
     length: int
 
 
+class RecurrentLayer(NamedTuple):
+    """Packed weights of one layer of an LSTM."""
+
+    inputs: Tensor
+    recurrent: Tensor | None  # None: the compact ones are all that is used
+    compact: Tensor | None
+    bias: Tensor
+
+
 @dataclass(slots=True)
 class Operation:
     """One step. What the fields mean is in kernels/program.h."""
@@ -60,7 +69,7 @@ class Operation:
     second: int | None = None
     windows: Sequence[Window] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)  # weights, bias, gain ...
-    layers: Sequence[tuple[Tensor, Tensor, Tensor]] = ()  # packed input and recurrent weights, and biases
+    layers: Sequence[RecurrentLayer] = ()
     group: int = 0
     block: int = 0
     state: int = -1

@@ -181,9 +181,13 @@ def _operation_struct(operation: Operation, place: dict[int, int], kept: list[An
     for name, tensor in operation.tensors.items():
         setattr(struct, name, tensor.data_ptr())
     if operation.layers:
-        weights = [part.data_ptr() for inputs, recurrent, _ in operation.layers for part in (inputs, recurrent)]
-        biases = [bias.data_ptr() for _, _, bias in operation.layers]
-        struct.layer_weights = (ctypes.c_void_p * len(weights))(*weights)
-        struct.layer_biases = (ctypes.c_void_p * len(biases))(*biases)
+        weights = [part for layer in operation.layers for part in (layer.inputs, layer.recurrent)]
+        struct.layer_weights = _pointers(weights)
+        struct.layer_compact = _pointers([layer.compact for layer in operation.layers])
+        struct.layer_biases = _pointers([layer.bias for layer in operation.layers])
     kept += [struct, segments, operation.tensors, operation.layers]
     return struct
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))

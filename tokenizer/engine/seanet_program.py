@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenizer.convolution import Conv1d, ConvTranspose1d
 from tokenizer.engine.library import Kernels
-from tokenizer.engine.program import Operation, Program, UnsupportedNetworkError, Window
+from tokenizer.engine.program import Operation, Program, RecurrentLayer, UnsupportedNetworkError, Window
 from tokenizer.engine.program_builder import ProgramBuilder
 from tokenizer.engine.structures import Activation, Kind
 from tokenizer.seanet import SeanetDecoder, SeanetEncoder, SkipLstm
@@ -189,11 +189,12 @@ class SeanetPlanner:
         source = _present(value)
         buffer = self._builder.buffers[source]
         layers = []
+        kernels, narrow = self._builder.kernels, buffer.narrow
         for input_weights, recurrent, *biases in layer.lstm.all_weights:
-            packed = [
-                self._builder.kernels.pack(weights, narrow=buffer.narrow) for weights in (input_weights, recurrent)
-            ]
-            layers.append((packed[0], packed[1], _padded(biases[0] + biases[1])))
+            compact = kernels.pack_compact(recurrent, narrow=narrow)
+            packed = None if compact is not None and narrow else kernels.pack(recurrent, narrow=narrow)
+            bias = _padded(biases[0] + biases[1])
+            layers.append(RecurrentLayer(kernels.pack(input_weights, narrow=narrow), packed, compact, bias))
         wanted = self._wanted(buffer.width, following)
         zeros = torch.zeros(-(-4 * buffer.width // 64) * 64)
         self._builder.add(

@@ -66,7 +66,7 @@ class OperationStruct(Structure):
         ("state", c_int64),
         ("segments", POINTER(SegmentStruct)),
         *((name, c_void_p) for name in ("weights", "bias")),
-        *((name, POINTER(c_void_p)) for name in ("layer_weights", "layer_biases")),
+        *((name, POINTER(c_void_p)) for name in ("layer_weights", "layer_compact", "layer_biases")),
         *((name, c_void_p) for name in ("gain", "shift", "second_gain", "second_shift")),
     )
 
@@ -103,6 +103,10 @@ def declare(library: ctypes.CDLL) -> None:
     library.quantone_packed_floats.restype = c_int64
     library.quantone_pack.argtypes = (c_int32, c_void_p, c_int32, c_int32, c_int32, c_void_p)
     library.quantone_pack.restype = None
+    library.quantone_compact_floats.argtypes = (c_int32, c_int32, c_int32, c_int32)
+    library.quantone_compact_floats.restype = c_int64
+    library.quantone_pack_compact.argtypes = (c_int32, c_void_p, c_int32, c_int32, c_int32, c_void_p)
+    library.quantone_pack_compact.restype = None
     library.quantone_output_rows.argtypes = (c_int32, POINTER(CallStruct), c_int64)
     library.quantone_output_rows.restype = c_int64
     library.quantone_run.argtypes = (c_int32, POINTER(CallStruct))

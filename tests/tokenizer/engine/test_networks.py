@@ -31,6 +31,7 @@ SEANETS = {
         "latent_kernel_size": 3,
     },
     "mirrored and dilated": {"num_residual_layers": 2, "pad_mode": "reflect", "dilation_base": 3},
+    "of recurrent weights in panels": {"num_filters": 8},
     "of rows that fill no vector": {"num_filters": 3, "compress": 3},
 }
 PATCHES = {

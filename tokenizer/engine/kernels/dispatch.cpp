@@ -60,7 +60,7 @@ int quantone_best_level(void) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512vl"))
         return 0;
-    if (!__builtin_cpu_supports("avx512bf16")) return 1;
+    if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return 1;
     return may_use_tiles() ? 3 : 2;
 }
 
@@ -68,6 +68,14 @@ int64_t quantone_packed_floats(int level, int columns, int words) { return LEVEL
 
 void quantone_pack(int level, const float *weights, int columns, int depth, int narrow, float *packed) {
     LEVELS[level]->pack(weights, columns, depth, narrow, packed);
+}
+
+int64_t quantone_compact_floats(int level, int columns, int depth, int narrow) {
+    return LEVELS[level]->compact_floats(columns, depth, narrow);
+}
+
+void quantone_pack_compact(int level, const float *weights, int columns, int depth, int narrow, float *packed) {
+    LEVELS[level]->pack_compact(weights, columns, depth, narrow, packed);
 }
 
 int64_t quantone_output_rows(int level, const Call *call, int64_t input_rows) { return LEVELS[level]->output_rows(*call, input_rows); }

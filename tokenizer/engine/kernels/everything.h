@@ -3,6 +3,7 @@
 #include "matrix.h"
 #include "place.h"
 #include "layers.h"
+#include "compact.h"
 #include "lstm.h"
 #include "executor.h"
 #include "quantizer.h"

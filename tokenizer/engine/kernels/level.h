@@ -26,6 +26,8 @@ struct Level {
     int64_t (*output_rows)(const Call &, int64_t input_rows);
     int64_t (*packed_floats)(int columns, int words);
     void (*pack)(const float *weights, int columns, int depth, int narrow, float *packed);
+    int64_t (*compact_floats)(int columns, int depth, int narrow);
+    void (*pack_compact)(const float *weights, int columns, int depth, int narrow, float *packed);
 };
 
 // A library has the dispatcher and one of these; the others are null.

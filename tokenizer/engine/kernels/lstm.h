@@ -1,4 +1,6 @@
 // Recurrent layers: what the input adds to the gates is one product for many frames, what the past adds one for all streams.
+//
+// The weights of that one are packed compactly where a few rows share them, or where bytes are multiplied faster.
 
 template <class Value> struct Lstm {
     static constexpr bool NARROW = sizeof(Value) == 2;
@@ -8,15 +10,19 @@ template <class Value> struct Lstm {
     const int64_t streams, steps;
     const int width;
     const int pitch; // of a row of gates, in floats
-    float *gates, *cell;
-    Value *hidden, *between[2]; // what goes from one layer to the next, [streams, steps, width]
+    const bool compact;
+    float *gates, *cell, *hidden;
+    Value *narrow; // hidden state as it is multiplied, where not as floats
+    Value *between[2]; // what goes from one layer to the next, [streams, steps, width]
 
     Lstm(const Program &p, const Operation &o)
         : program(p), op(o), streams(p.streams), steps(p.places[o.input].rows), width(p.buffer(o.input).width),
-          pitch((4 * p.buffer(o.input).width + LANES - 1) / LANES * LANES) {
+          pitch((4 * p.buffer(o.input).width + LANES - 1) / LANES * LANES),
+          compact(o.layer_compact[0] && (NARROW || p.streams <= COMPACT_ROWS)) {
         gates = (float *)p.arena->take(streams * (steps < STEPS_AT_ONCE ? steps : STEPS_AT_ONCE) * pitch * 4);
         cell = (float *)p.arena->take(streams * width * 4);
-        hidden = (Value *)p.arena->take(streams * width * sizeof(Value));
+        hidden = (float *)p.arena->take(streams * width * 4);
+        narrow = NARROW ? (Value *)p.arena->take(streams * width * sizeof(Value)) : (Value *)hidden;
         for (int i = 0; i < 2; i++) between[i] = (Value *)p.arena->take(streams * steps * width * sizeof(Value));
     }
 
@@ -45,41 +51,67 @@ template <class Value> struct Lstm {
     }
 
     void begin(int layer) {
-        for (int64_t stream = 0; stream < streams; stream++)
-            for (int i = 0; i < width; i++) {
-                const bool fresh = op.state < 0;
-                store(hidden + stream * width + i, all(fresh ? 0 : program.call->state[past(stream, layer, 0) + i]), 1);
-                cell[stream * width + i] = fresh ? 0 : program.call->state[past(stream, layer, 1) + i];
+        for (int64_t stream = 0; stream < streams; stream++) {
+            float *own = hidden + stream * width, *own_cell = cell + stream * width;
+            if (op.state < 0) {
+                memset(own, 0, width * 4);
+                memset(own_cell, 0, width * 4);
+            } else {
+                memcpy(own, program.call->state + past(stream, layer, 0), width * 4);
+                memcpy(own_cell, program.call->state + past(stream, layer, 1), width * 4);
             }
+            for (int i = 0; i < width; i += LANES) remember(stream, i, load(own + i, width - i));
+        }
     }
 
     void end(int layer) {
         if (op.state < 0) return;
-        for (int64_t stream = 0; stream < streams; stream++)
-            for (int i = 0; i < width; i++) {
-                program.call->next_state[past(stream, layer, 0) + i] = load(hidden + stream * width + i, 1)[0];
-                program.call->next_state[past(stream, layer, 1) + i] = cell[stream * width + i];
-            }
+        for (int64_t stream = 0; stream < streams; stream++) {
+            memcpy(program.call->next_state + past(stream, layer, 0), hidden + stream * width, width * 4);
+            memcpy(program.call->next_state + past(stream, layer, 1), cell + stream * width, width * 4);
+        }
+    }
+
+    // A vector of the hidden state, for the next frame.
+    void remember(int64_t stream, int at, Floats value) {
+        const int count = width - at;
+        store(hidden + stream * width + at, value, count);
+        if constexpr (NARROW) {
+            uint8_t *upper = (uint8_t *)(narrow + stream * width) + at;
+            if (compact) store_bytes(upper, upper + width, value);
+            else store(narrow + stream * width + at, value, count);
+        }
     }
 
     void run_block(int layer, int64_t first, int64_t count) {
         const int words = NARROW ? width / 2 : width;
         const int64_t row = width * sizeof(Value);
-        Rows inputs, pasts;
+        Rows inputs;
         inputs.steps = count;
         if (layer == 0) inputs.add(program.at(op.input, 0, first), program.places[op.input].pitch, row, words);
         else inputs.add(between[(layer - 1) & 1] + first * width, steps * row, row, words);
         const Packed input_weights = {(const float *)op.layer_weights[2 * layer], 4 * width, words};
-        const Packed past_weights = {(const float *)op.layer_weights[2 * layer + 1], 4 * width, words};
         matrix<NARROW>(inputs, streams * count, input_weights, Stored{op.layer_biases[layer], gates, pitch});
-        pasts.steps = 1;
-        pasts.add(hidden, row, row, words);
         for (int64_t step = 0; step < count; step++) {
             // To and fro: the weights that were read last are still in the cache, and are read first.
-            matrix<NARROW>(pasts, streams, past_weights, Stored{nullptr, gates + step * pitch, count * pitch}, step & 1);
+            multiply_past(layer, gates + step * pitch, count * pitch, step & 1);
             for (int64_t stream = 0; stream < streams; stream++)
                 next(stream, gates + (stream * count + step) * pitch, between[layer & 1] + (stream * steps + first + step) * width);
         }
+    }
+
+    void multiply_past(int layer, float *to, int64_t to_pitch, bool backwards) {
+        const int64_t row = width * sizeof(Value);
+        if (compact) {
+            const Compact weights(op.layer_compact[layer], 4 * width, width, NARROW);
+            return add_past({(const char *)narrow, row}, streams, weights, NARROW, to, to_pitch, backwards);
+        }
+        const int words = NARROW ? width / 2 : width;
+        const Packed weights = {(const float *)op.layer_weights[2 * layer + 1], 4 * width, words};
+        Rows pasts;
+        pasts.steps = 1;
+        pasts.add(narrow, row, row, words);
+        matrix<NARROW>(pasts, streams, weights, Stored{nullptr, to, to_pitch}, backwards);
     }
 
     // Gates in torch's order: input, forget, cell, output.
@@ -92,7 +124,7 @@ template <class Value> struct Lstm {
             Floats now = forget * load(kept, count) + in * fresh;
             store(kept, now, count);
             now = out * tanh(now);
-            store(hidden + stream * width + i, now, count);
+            remember(stream, i, now);
             store(output + i, now, count);
         }
     }

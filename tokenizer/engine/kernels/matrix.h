@@ -73,7 +73,6 @@ static void multiply(const uint32_t *const (*parts)[MOST_ROWS], const int *words
             Floats weights[VECTORS];
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; v++) weights[v] = load(panel + v * LANES);
-            if constexpr (ROWS == 1) __builtin_prefetch(panel + 16 * VECTORS * LANES);
 #pragma GCC unroll 16
             for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4

@@ -51,6 +51,7 @@ struct Operation {
     const void *weights;      // packed, but for FEW_COLUMNS and DEPTHWISE
     const float *bias;        // padded to whole vectors
     const void *const *layer_weights; // LSTM: packed input and recurrent weights, layer by layer
+    const void *const *layer_compact; // recurrent weights in fewer bytes, or null; bytes stand for themselves, others beside them
     const float *const *layer_biases;
     const float *gain, *shift;        // of norms, and of the second input's
     const float *second_gain, *second_shift;

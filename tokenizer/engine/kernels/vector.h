@@ -49,12 +49,13 @@ static inline float sum(Floats x) {
 #endif
 }
 
-// x = n ln 2 + f: e^x - 1 = 2^n (e^f - 1) + (2^n - 1), which keeps the digits of small x.
+// x = n ln 2 + f: e^x - 1 = 2^n (e^f - 1) + (2^n - 1), which keeps the digits of small x. For x up to 88.
 // SHORT is as exact as bfloats can show.
-template <bool SHORT = false> static inline Floats expm1(Floats x) {
-    x = larger(smaller(x, all(88.f)), all(-87.f));
-    Floats n = (x * 1.44269504f + 12582912.f) - 12582912.f; // adding 1.5 * 2^23 rounds to an integer
-    Floats f = x - n * 0.693145752f, p;
+template <bool SHORT = false> static inline Floats expm1_below(Floats x) {
+    x = larger(x, all(-87.f));
+    Floats shifted = x * 1.44269504f + 12582912.f; // adding 1.5 * 2^23 rounds to an integer, which is then in the lowest bits
+    Floats n = shifted - 12582912.f, p;
+    Floats f = x - n * (SHORT ? 0.693147182f : 0.693145752f);
     if constexpr (SHORT) {
         p = f * 4.1666667e-2f + 1.6666667e-1f;
     } else {
@@ -65,12 +66,15 @@ template <bool SHORT = false> static inline Floats expm1(Floats x) {
         p = p * f + 1.6666667e-1f;
     }
     p = p * f + 0.5f;
-    p = p * f * f + f;
-    Floats scale = bits((__builtin_convertvector(n, Ints) + 127) << 23);
+    p = p * (f * f) + f;
+    Floats scale = bits(((Ints)shifted << 23) + 0x3f800000); // 2^n
     return scale * p + (scale - 1.f);
 }
 
-template <bool SHORT> static inline Floats elu(Floats x) { return x > 0.f ? x : expm1<SHORT>(smaller(x, Floats{})); }
+template <bool SHORT = false> static inline Floats expm1(Floats x) { return expm1_below<SHORT>(smaller(x, all(88.f))); }
+
+// Of positive x, expm1_below is computed and thrown away, whatever it is.
+template <bool SHORT> static inline Floats elu(Floats x) { return x > 0.f ? x : expm1_below<SHORT>(x); }
 static inline Floats sigmoid(Floats x) { return 1.f / (2.f + expm1(-x)); }
 static inline Floats tanh(Floats x) {
     Floats e = expm1(larger(smaller(x, all(15.f)), all(-15.f)) * 2.f);
