@@ -119,11 +119,11 @@ template <class Value> struct Lstm {
         for (int i = 0; i < width; i += LANES) {
             const int count = width - i;
             float *kept = cell + stream * width + i;
-            Floats in = sigmoid(load(gate + i, count)), forget = sigmoid(load(gate + width + i, count));
-            Floats fresh = tanh(load(gate + 2 * width + i, count)), out = sigmoid(load(gate + 3 * width + i, count));
-            Floats now = forget * load(kept, count) + in * fresh;
+            const Floats in = load(gate + i, count), forget = load(gate + width + i, count);
+            const Floats fresh = load(gate + 2 * width + i, count), out = load(gate + 3 * width + i, count);
+            Floats now = sigmoid<NARROW>(forget) * load(kept, count) + sigmoid_tanh<NARROW>(in, fresh);
             store(kept, now, count);
-            now = out * tanh(now);
+            now = sigmoid_tanh<NARROW>(out, now);
             remember(stream, i, now);
             store(output + i, now, count);
         }

@@ -75,10 +75,11 @@ template <bool SHORT = false> static inline Floats expm1(Floats x) { return expm
 
 // Of positive x, expm1_below is computed and thrown away, whatever it is.
 template <bool SHORT> static inline Floats elu(Floats x) { return x > 0.f ? x : expm1_below<SHORT>(x); }
-static inline Floats sigmoid(Floats x) { return 1.f / (2.f + expm1(-x)); }
-static inline Floats tanh(Floats x) {
-    Floats e = expm1(larger(smaller(x, all(15.f)), all(-15.f)) * 2.f);
-    return e / (e + 2.f);
+template <bool SHORT> static inline Floats sigmoid(Floats x) { return 1.f / (2.f + expm1<SHORT>(-x)); }
+// The sigmoid of one times the tanh of another, with one division.
+template <bool SHORT> static inline Floats sigmoid_tanh(Floats x, Floats y) {
+    Floats e = expm1<SHORT>(larger(smaller(y, all(15.f)), all(-15.f)) * 2.f);
+    return e / ((e + 2.f) * (2.f + expm1<SHORT>(-x)));
 }
 
 // x Phi(x). Source of erf: Abramowitz and Stegun, 7.1.26, as in torch's own kernels.
