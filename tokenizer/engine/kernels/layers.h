@@ -92,10 +92,10 @@ template <> constexpr bool WANTED<Nothing> = false;
 template <class Output, class Active, bool NARROW, int ACTIVATION = ELU, bool SUMMED = false>
 static void write_vectors(const Program &program, const Operation &op, const Rows &rows, const Packed &weights, const Writer &writer) {
     const auto finish = [&](const float *tile, int64_t first, int size, int column, int vectors) {
-        int64_t stream = first / rows.steps, step = first % rows.steps;
+        int64_t stream = rows.stream_of(first), step = first - stream * rows.steps;
         Floats total = {}, squares = {};
+        Writer::Row to = writer.row(stream, step);
         for (int i = 0; i < size; i++) {
-            const Writer::Row to = writer.row(stream, step);
             for (int v = 0; v < vectors; v++) {
                 const Floats value = load(tile + (i * vectors + v) * LANES);
                 if constexpr (WANTED<Output>) store((Output *)to.output + column + v * LANES, value);
@@ -103,7 +103,8 @@ static void write_vectors(const Program &program, const Operation &op, const Row
                     store((Active *)to.active + column + v * LANES, activated<sizeof(Active) == 2>(value, ACTIVATION));
                 if constexpr (SUMMED) total += value, squares += value * value;
             }
-            if (++step == rows.steps) step = 0, stream++;
+            to.output += writer.output_step, to.active += writer.active_step;
+            if (++step == rows.steps) to = writer.row(++stream, step = 0);
         }
         if constexpr (SUMMED) add_sums(program, op, total, squares, (int64_t)size * vectors * LANES);
     };
@@ -141,7 +142,7 @@ template <bool NARROW> static void matrix_layer(const Program &program, const Op
     if (write_usual<NARROW>(program, op, rows, weights, writer)) return;
     const Reader second(program, op.second >= 0 ? op.second : main_input(op));
     const auto finish = [&](const float *tile, int64_t first, int size, int column, int vectors) {
-        int64_t stream = first / rows.steps, step = first % rows.steps;
+        int64_t stream = rows.stream_of(first), step = first - stream * rows.steps;
         Floats total = {}, squares = {};
         for (int i = 0; i < size; i++) {
             const Writer::Row to = writer.row(stream, step);

@@ -37,6 +37,7 @@ struct Rows {
     const uint32_t *row(int segment, int64_t stream, int64_t step) const {
         return (const uint32_t *)(base[segment] + stream * stream_pitch[segment] + step * step_pitch[segment]);
     }
+    int64_t stream_of(int64_t row) const { return row < steps ? 0 : row / steps; } // mostly it is the first, and needs no division
     int total_words() const {
         int total = 0;
         for (int i = 0; i < num_segments; i++) total += words[i];
@@ -116,11 +117,16 @@ struct Parts {
 template <bool NARROW>
 static void multiply_in_vectors(const Rows &rows, const Parts &parts, int64_t first, int count, int vectors, const float *panel, const Tile &tile) {
     const uint32_t *pointers[2 * MOST_SEGMENTS][MOST_ROWS];
-    int64_t stream = first / rows.steps, step = first % rows.steps;
-    for (int i = 0; i < count; i++) {
-        for (int part = 0; part < parts.count; part++)
-            pointers[part][i] = rows.row(parts.segment[part], stream, step) + parts.first[part];
-        if (++step == rows.steps) step = 0, stream++;
+    const int64_t first_stream = rows.stream_of(first);
+    for (int part = 0; part < parts.count; part++) {
+        const int segment = parts.segment[part];
+        int64_t stream = first_stream, step = first - stream * rows.steps;
+        const uint32_t *row = rows.row(segment, stream, step) + parts.first[part];
+        for (int i = 0; i < count; i++) {
+            pointers[part][i] = row;
+            row = (const uint32_t *)((const char *)row + rows.step_pitch[segment]);
+            if (++step == rows.steps) row = rows.row(segment, ++stream, step = 0) + parts.first[part];
+        }
     }
     MULTIPLY<NARROW>[vectors][count](pointers, parts.words, parts.count, panel, tile);
 }
@@ -138,7 +144,7 @@ static bool fit_tiles(const Parts &parts) {
 template <bool NARROW>
 static void multiply_tile(const Rows &rows, const Parts &parts, int64_t first, int count, int vectors, const float *panel, const Tile &tile) {
 #if HAS_TILES
-    const int64_t stream = first / rows.steps, step = first % rows.steps;
+    const int64_t stream = rows.stream_of(first), step = first - stream * rows.steps;
     if (NARROW && fit_tiles(parts) && (step + count <= rows.steps || rows.steps == 1)) {
         Tile sums = tile;
         for (int part = 0; part < parts.count; part++) {
@@ -205,18 +211,20 @@ static void matrix(const Rows &rows, int64_t count, const Packed &weights, const
             const int most = rows_at_once(vectors);
 #endif
             const int64_t num_tiles = (end - begin + most - 1) / most;
+            const int least = (int)((end - begin) / num_tiles), larger_tiles = (int)((end - begin) % num_tiles);
             const bool together = weights.words <= CACHED_WORDS * 3 / 2 || num_tiles == 1;
             const int step = together ? weights.words : CACHED_WORDS;
             const float *panel = weights.panels + (int64_t)column * weights.words;
             for (int word = 0; word < weights.words; word += step) {
                 const int stop = word + step < weights.words ? word + step : weights.words;
                 parts.find(rows, word, stop);
+                int64_t first = begin;
                 for (int64_t number = 0; number < num_tiles; number++) { // tiles of nearly one size
-                    const int64_t first = begin + (end - begin) * number / num_tiles;
-                    const int size = (int)(begin + (end - begin) * (number + 1) / num_tiles - first);
+                    const int size = least + (number < larger_tiles);
                     const Tile tile = target.tile(first, together ? 0 : first - begin, column, vectors, word == 0);
                     multiply_tile<NARROW>(rows, parts, first, size, vectors, panel + (int64_t)word * vectors * LANES, tile);
                     if (stop == weights.words) target.finish(tile.to, first, size, column, vectors);
+                    first += size;
                 }
             }
         }
