@@ -1,8 +1,8 @@
 // Recurrent weights in fewer bytes. A frame of one stream reads all of them, and they come from the last cache more slowly than
 // they are multiplied: what counts is how many bytes they take.
 //
-// Fixed: 24 bits of a number between -1 and 1 times a power of two of its column, which is as close as the floats of the column's
-// largest weights are. Four vectors lie in three: each has its upper 24 bits in one of them; the fourth is in the bytes left over.
+// Fixed: 24 bits of a number between -1 and 1 times a power of two of its column, about as close as floats are to the column's
+// largest weight. Four vectors lie in three: three have their 24 bits in one each; the fourth is in the bytes left over there.
 // Bytes: 8 bits times a number of its column. What they are multiplied by has 15 bits, in two bytes.
 //
 // Packed: a scale for each column, for bytes also what is added to each column, then panel after panel.
