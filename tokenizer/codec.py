@@ -26,8 +26,10 @@ from tokenizer.streams import (
 
 STEP_SECONDS = 20
 CACHED_STEP_SECONDS = 1
+ENGINE_STEP_SECONDS = 4
 """Longer audio goes through the networks in steps of this length: memory stays constant. Where layers run at the sample
-rate, the caches of a CPU hold the activations of a second: the shorter step makes batches up to four times faster."""
+rate, the caches of a CPU hold the activations of a second: the shorter step makes batches up to four times faster. The
+compiled kernels go through a step in blocks of their own, and read their weights less often in a longer one."""
 
 
 class Codec(CodecNetworks):
@@ -259,7 +261,8 @@ class Codec(CodecNetworks):
     @property
     def _frames_per_step(self) -> int:
         cached = self._device.type == "cpu" and self.spec.family != "patch"
-        seconds = CACHED_STEP_SECONDS if cached else STEP_SECONDS
+        step_s = CACHED_STEP_SECONDS if self._engine_in_use() is None else ENGINE_STEP_SECONDS
+        seconds = step_s if cached else STEP_SECONDS
         return max(1, seconds * self.spec.sample_rate // self.spec.hop_length)
 
     def _shared_passes(self, lengths: Sequence[int]) -> Iterator[list[int]]:
