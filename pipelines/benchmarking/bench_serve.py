@@ -166,7 +166,7 @@ class _Bench:
     def streams(self) -> tuple[list[FirstPackets], list[RealTimeStreams]]:
         """A server with more slots than it can serve in real time, and room for those who have just gone."""
         settings = self._settings
-        engine = replace(self._arguments.engine, max_streams=2 * settings.most_streams)
+        engine = replace(self._arguments.engine, max_streams=2 * max(settings.most_streams, *settings.streams))
         with ServerProcess(listen_alone, replace(self._arguments, engine=engine), cores=self._cores) as server:
             first_packets = [
                 time_first_packets(

@@ -26,7 +26,7 @@ from tests.conftest import make_codec, tiny_spec
 from tests.pipelines.engines import HeldCodec
 from tests.pipelines.running_service import running_service
 from tests.pipelines.service_calls import app_of
-from tokenizer import QuantoneError, save_codec
+from tokenizer import QuantoneError
 
 SPEC = dataclasses.replace(tiny_spec("patch"), sample_rate=600)  # 75 frames a second, as real codecs have
 
@@ -196,14 +196,14 @@ def test_the_growth_of_memory_is_that_of_the_end():
 
 
 @pytest.mark.slow
-def test_the_command_prints_tables_and_writes_all_figures(tmp_path, capsys, codec):
-    """Every question has its answer, in words and in the file."""
-    save_codec(codec, tmp_path / "codec")
-    code = main(
-        ["bench", "serve", str(tmp_path / "codec"), "--quick", "--streams-limit", "4", "--json", str(tmp_path / "f")]
-    )
-    shown = capsys.readouterr().out
-    assert code == 0
+def test_the_command_prints_tables_and_writes_all_figures(tmp_path, capsys):
+    """Every question has its answer, in words and in the file.
+
+    With the bundled codec: three times what a tiny one can decode is more than one core can even refuse.
+    """
+    code = main(["bench", "serve", "--quick", "--streams-limit", "4", "--json", str(tmp_path / "f")])
+    shown, said = capsys.readouterr()
+    assert code == 0, said
     for words in ("time to the first packet", "listeners in real time", "one at a time", "without Retry-After"):
         assert words in shown
     written = json.loads((tmp_path / "f").read_text())
