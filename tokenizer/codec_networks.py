@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from tokenizer.engine import PRECISIONS, Engine, Precision, build_engine
+from tokenizer.engine import PRECISIONS, CudaEngine, Engine, Precision, build_engine
 from tokenizer.networks import Networks, build_networks, is_streamable, lookahead
 from tokenizer.seanet import SeanetEncoder
 from tokenizer.spec import CodecSpec
@@ -26,14 +26,16 @@ class CodecNetworks(nn.Module):
             self.encoder, self.decoder, self.quantizer = build_networks(spec)
         self._sha256: str | None = None
         self._precision: Precision = "plain"
-        self._engine: Engine | None = None
+        self._engine: Engine | CudaEngine | None = None
+        self._engine_device: torch.device | None = None
 
     def with_precision(self, precision: Precision) -> Self:
         """The same codec, computed another way; it shares its weights with this one, which must not change any more.
 
         Args:
             precision: "plain" for the torch modules; "exact" for compiled kernels in float32: the same codes, but for
-                near-ties; "fast" in bfloat16, where the processor multiplies those faster: most of the same codes.
+                near-ties; "fast" in bfloat16, where the processor multiplies those faster, and on a CUDA device: most
+                of the same codes. On a device the other two are torch in float32.
 
         Returns:
             A codec that computes so where it can, and in torch where not: see `computed_by`.
@@ -54,7 +56,7 @@ class CodecNetworks(nn.Module):
 
     @property
     def computed_by(self) -> str:
-        """What the networks run on: "torch", or the instruction set and the numbers of compiled kernels."""
+        """What the networks run on: "torch", or the instruction set or device and the numbers of the engine."""
         engine = self._engine_in_use()
         return "torch" if engine is None else engine.name
 
@@ -113,12 +115,12 @@ class CodecNetworks(nn.Module):
         engine = self._engine_in_use()
         return Networks(self.encoder, self.decoder, self.quantizer) if engine is None else engine.networks
 
-    def _engine_in_use(self) -> Engine | None:
-        if self._precision == "plain" or self._device.type != "cpu" or self.spec.family == "transformers":
+    def _engine_in_use(self) -> Engine | CudaEngine | None:
+        if self._precision == "plain" or self.spec.family == "transformers":
             return None
-        if self._engine is None:
+        if self._engine is None or self._engine_device != self._device:
             networks = Networks(self.encoder, self.decoder, self.quantizer)
-            self._engine = build_engine(networks, self.spec, self._precision)
+            self._engine, self._engine_device = build_engine(networks, self.spec, self._precision), self._device
         return self._engine
 
     def _streams(self) -> Networks:

@@ -1,13 +1,15 @@
 """The fast engine: the networks of a codec as programs for compiled kernels, in place of the torch modules.
 
 The torch modules stay: they are what the engine is tested against, and what runs where there is no engine: on other
-processors and devices, without a compiler, and for families that the kernels have no operations for.
+processors and devices, without a compiler, and for families that the kernels have no operations for. On a CUDA device
+`tokenizer.engine.cuda` stands in their place, for "fast" alone.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from tokenizer.engine.cuda import CudaEngine, build_cuda_engine
 from tokenizer.engine.library import Kernels, find_kernels
 from tokenizer.engine.network import EngineNetwork
 from tokenizer.engine.patch_program import plan_patch
@@ -21,6 +23,8 @@ from tokenizer.seanet import SeanetDecoder, SeanetEncoder
 from tokenizer.spec import CodecSpec
 from tokenizer.streaming_layer import StreamingLayer
 
+__all__ = ["PRECISIONS", "CudaEngine", "Engine", "Precision", "build_engine"]
+
 Precision = Literal["plain", "exact", "fast"]
 PRECISIONS: tuple[Precision, ...] = ("plain", "exact", "fast")
 
@@ -32,16 +36,19 @@ class Engine(NamedTuple):
     name: str  # "torch", or the instruction set and the numbers
 
 
-def build_engine(networks: Networks, spec: CodecSpec, precision: Precision) -> Engine:
+def build_engine(networks: Networks, spec: CodecSpec, precision: Precision) -> Engine | CudaEngine:
     """Networks that do the same faster; where there is no engine for them, themselves.
 
     Args:
-        networks: torch modules, with their weights, on the CPU.
+        networks: torch modules, with their weights, on a device.
         spec: of their codec.
         precision: "exact" computes in float32; "fast" in bfloat16, where the processor multiplies those faster.
     """
-    kernels = None if precision == "plain" else find_kernels()
     encoder, decoder, quantizer = networks
+    device = next(encoder.parameters()).device
+    if device.type == "cuda" and precision == "fast":
+        return build_cuda_engine(networks, spec) or Engine(networks, "torch")
+    kernels = None if precision == "plain" or device.type != "cpu" else find_kernels()
     if kernels is None or not isinstance(quantizer, ResidualQuantizer):
         return Engine(networks, "torch")
     narrow = precision == "fast" and kernels.has_bfloat
