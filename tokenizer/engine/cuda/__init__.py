@@ -6,16 +6,18 @@ built, later when a graph cannot be recorded.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 
+from tokenizer.engine.cuda.agreement import engine_problem
 from tokenizer.engine.cuda.bfloat_network import in_bfloat, input_type, takes
 from tokenizer.engine.cuda.device import CudaRecorder, Recorder
 from tokenizer.engine.cuda.graph_cache import GraphCache
 from tokenizer.engine.cuda.network import CudaNetwork
 from tokenizer.engine.cuda.quantizer import CudaQuantizer
-from tokenizer.engine.cuda.residual_unit import FusedUnit, Kernel, checked, find_kernel, warn_unfused
+from tokenizer.engine.cuda.residual_unit import FusedUnit, Kernel, checked, find_kernel
 from tokenizer.networks import Networks
 from tokenizer.quantizer import ResidualQuantizer
 from tokenizer.spec import CodecSpec
@@ -42,7 +44,7 @@ class CudaEngine:
 def build_cuda_engine(
     networks: Networks, spec: CodecSpec, recorder: Recorder | None = None, kernel: Kernel | None = None
 ) -> CudaEngine | None:
-    """Networks that do the same faster, in bfloat16; None where there is no engine for them.
+    """Networks that do the same faster, in bfloat16; None where there is no engine for them, or a check finds it wrong.
 
     Args:
         networks: torch modules on the device, in float32.
@@ -54,16 +56,18 @@ def build_cuda_engine(
     if not (isinstance(quantizer, ResidualQuantizer) and takes(encoder) and takes(decoder)):
         return None
     graphs = GraphCache(recorder or CudaRecorder(next(encoder.parameters()).device))
-    plain = (encoder, decoder)
-    fast = _in_bfloat(plain, kernel or find_kernel())
-    frames = (spec.hop_length, 1)
-    names = ("encoder", "decoder")
-    ready = [
-        CudaNetwork(name, network, frame, input_type(original), graphs)
-        for name, network, frame, original in zip(names, fast, frames, plain, strict=True)
-    ]
+    fast = _in_bfloat((encoder, decoder), kernel or find_kernel())
+    ready = Networks(
+        CudaNetwork("encoder", fast[0], spec.hop_length, input_type(encoder), graphs),
+        CudaNetwork("decoder", fast[1], 1, input_type(decoder), graphs),
+        CudaQuantizer(quantizer, graphs),
+    )
+    problem = engine_problem(ready, networks, spec)
+    if problem:
+        _warn(f"the CUDA engine is off, the codec computes in float32: {problem}")
+        return None
     is_fused = any(isinstance(part, FusedUnit) for network in fast for part in network.modules())
-    return CudaEngine(Networks(ready[0], ready[1], CudaQuantizer(quantizer, graphs)), graphs, is_fused)
+    return CudaEngine(ready, graphs, is_fused)
 
 
 def _in_bfloat(plain: tuple[StreamingLayer, ...], kernel: Kernel | None) -> list[StreamingLayer]:
@@ -71,6 +75,10 @@ def _in_bfloat(plain: tuple[StreamingLayer, ...], kernel: Kernel | None) -> list
     fast = [in_bfloat(network, kernel) for network in plain]
     problem = next(filter(None, map(checked, fast)), "")
     if problem:
-        warn_unfused(problem)
+        _warn(f"the Triton kernel is off, torch computes what it would: {problem}")
         return [in_bfloat(network) for network in plain]
     return fast
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=4)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from tokenizer.engine.cuda.agreement import first_line, relative_error
 from tokenizer.engine.cuda.device import Recorder
 
 CAPACITY = 32  # graphs; each keeps its own memory
@@ -88,7 +89,7 @@ class GraphCache:
                 graph = _Graph(function, inputs, key[1], self._recorder)
                 problem = "" if _agree(graph.run(inputs), expected) else "a replay gave other values than torch"
         except RuntimeError as error:  # of CUDA, memory included
-            problem = str(error).partition("\n")[0] or type(error).__name__
+            problem = first_line(error)
         if not problem:
             self._graphs[key] = graph
             return
@@ -124,18 +125,7 @@ def row_bucket(rows: int) -> int:
 
 
 def _agree(replayed: Result, expected: Result) -> bool:
-    """Whether every tensor has the shape and, but for rounding, the values; NaN agrees with nothing."""
+    """Whether all tensors have the shapes and, but for rounding, the values."""
     if replayed[1] != expected[1] or len(replayed[0]) != len(expected[0]):
         return False
-    for ours, theirs in zip(replayed[0], expected[0], strict=True):
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            return False
-        if ours.numel() == 0:
-            continue
-        if not ours.is_floating_point():
-            same = bool((ours == theirs).float().mean() >= 1 - TOLERANCE)
-        else:
-            same = bool((ours - theirs).float().norm() <= TOLERANCE * theirs.float().norm())
-        if not same:
-            return False
-    return True
+    return all(relative_error(*pair) <= TOLERANCE for pair in zip(replayed[0], expected[0], strict=True))

@@ -2,8 +2,8 @@
 
 A float32 is the sum of two bfloat16 to one part in 2^16. Of x.c the three larger partial products are summed, which is
 one product three times as deep. That is wrong by less than a bound from the norms of x and c (Cauchy and Schwarz):
-where only one entry lies within twice the bound of the best, float32 would find the same one. All other frames are
-searched again in float32.
+what lies within twice the bound of the best is a shortlist. The best two are compared again in float32; frames with
+more of them are searched again as a whole.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from tokenizer.quantizer import ResidualQuantizer
 
 BLOCK_FRAMES = 8192  # whose distances to 1,024 entries are 32 MiB: the cache of a large card holds them
 GRAPH_FRAMES = 1024  # fewer are a stream's: the float32 search as one graph, without a look at what came out
-_ROUNDING = 2.0**-14
-"""Of |x| |c| that a product is wrong by at most: x and c are split to 2^-17 of their length each, the product of their
-small parts is left out (2^-18), and sums of some hundred terms in float32 add 2^-15."""
+_SHORTLIST = 2
+_SPLIT, _SUM = 2.0**-16, 3 * 2.0**-22
+"""Of |x| |c| that a product is wrong by at most, and for each dimension: splits leave 2^-18 of x and of c out, and the
+product of the small parts as much. Three sums a dimension in float32 are wrong by 2^-23 each on tensor cores, which
+cut digits off. The rest is for what the float32 search itself is wrong by."""
 
 
 class CudaQuantizer(ResidualQuantizer):
@@ -82,21 +84,31 @@ class CudaQuantizer(ResidualQuantizer):
         return self._plain.encode(frames.t()[None], num_codebooks)[0].t()
 
     def _probable(self, frames: Tensor, num_codebooks: int) -> tuple[Tensor, Tensor]:
-        """[N, D] to codes [N, K], and whether another entry of some level is as near for all that is known, [N]."""
+        """[N, D] to codes [N, K], and whether at some level a third entry may be as near, [N]."""
         residual, codes, unsure = frames, [], torch.zeros(len(frames), dtype=torch.bool, device=frames.device)
+        rounding = _SPLIT + _SUM * frames.shape[1]
         for level in range(num_codebooks):
             relative = residual - self.centres[level]
             upper, lower = _split(relative)
             rows = torch.cat([upper, upper, lower], dim=1)  # upper.upper + upper.lower + lower.upper
             distances = exact_product(rows, self._columns[level].t())
             distances += self.norms[level]
-            best, nearest = distances.min(dim=1)
-            bound = _ROUNDING * (relative.norm(dim=1) * self._longest[level] + self._largest[level])
-            near = distances <= (best + 2.0 * bound)[:, None]
-            unsure |= near.sum(dim=1) != 1  # none are near where x is no number
+            best, first = distances.min(dim=1, keepdim=True)
+            bound = rounding * (relative.norm(dim=1) * self._longest[level] + self._largest[level])
+            near = (distances <= best + 2.0 * bound[:, None]).sum(dim=1)
+            unsure |= (near == 0) | (near > _SHORTLIST)  # none are near where x is no number
+            second = distances.scatter_(1, first, torch.inf).argmin(dim=1, keepdim=True)
+            nearest = self._nearer(relative, torch.cat([first, second], dim=1), level)
             codes.append(nearest)
             residual = residual - self.codebooks[level][nearest]
         return torch.stack(codes, dim=1), unsure
+
+    def _nearer(self, relative: Tensor, entries: Tensor, level: int) -> Tensor:
+        """Of two entries [N, 2] of a level, the nearer one by float32; the first in the codebook of equal ones."""
+        entries = entries.sort(dim=1).values
+        products = (self.offsets[level][entries] * relative[:, None]).sum(dim=2)
+        closer = (self.norms[level][entries] - 2.0 * products).argmin(dim=1, keepdim=True)
+        return entries.gather(1, closer)[:, 0]
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,4 +118,4 @@ def _split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(x: Tensor) -> Sequence[Tensor]:
-    return torch.split(x, BLOCK_FRAMES)  # type: ignore[no-any-return]
+    return torch.split(x, BLOCK_FRAMES)

@@ -55,12 +55,12 @@ def _unit(
     BLOCK: tl.constexpr,
 ) -> None:
     LEFT: tl.constexpr = (TAPS - 1) * DILATION
-    blocks = tl.cdiv(num_samples, BLOCK)
+    blocks = (num_samples + BLOCK - 1) // BLOCK
     row = (tl.program_id(0) // blocks).to(tl.int64)
-    samples = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    samples = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     channels, inner = tl.arange(0, WIDTH), tl.arange(0, NARROW)
     x_row, past_row = x_at + row * num_samples * WIDTH, past_at + row * LEFT * WIDTH
-    hidden = tl.zeros((BLOCK, NARROW), dtype=tl.float32)
+    hidden = tl.full((BLOCK, NARROW), 0.0, tl.float32)
     for tap in tl.static_range(TAPS):
         seen = samples + (tap * DILATION - LEFT)
         heard = (seen >= 0) & (seen < num_samples)

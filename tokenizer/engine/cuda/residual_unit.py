@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenizer.convolution import Conv1d
+from tokenizer.engine.cuda.agreement import first_line, relative_error
 from tokenizer.engine.cuda.bfloat_layers import mirrored, rows_of, side_by_side
 from tokenizer.engine.cuda.device import on_device
 from tokenizer.streaming_layer import Residual, State, StreamingLayer, StreamStart
@@ -106,17 +106,12 @@ def checked(layer: StreamingLayer) -> str:
                 for chunk in x.tensor_split([_CHECK_SAMPLES // 3], dim=2):
                     y, ours = fused_unit.step(chunk, ours)
                     expected, theirs = unit.step(chunk, theirs)
-                    error, scale = (y.float() - expected.float()).norm(), expected.float().norm()
-                    if y.shape != expected.shape or not bool(error <= TOLERANCE * scale):
-                        return f"its values differ from torch's by {float(error / scale):.1%}"
+                    error = relative_error(y, expected)
+                    if not error <= TOLERANCE:
+                        return f"its values differ from torch's by {error:.1%}"
             except Exception as failure:  # noqa: BLE001 - a compiler, a linker, a driver: torch computes the same
-                return str(failure).partition("\n")[0] or type(failure).__name__
+                return first_line(failure)
     return ""
-
-
-def warn_unfused(problem: str) -> None:
-    """Say once, for an engine, that torch runs the units."""
-    warnings.warn(f"the Triton kernel is off, the codec runs in torch: {problem}", RuntimeWarning, stacklevel=2)
 
 
 def _fits(unit: Residual) -> bool:
