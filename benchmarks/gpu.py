@@ -1,8 +1,9 @@
 """How fast a codec is on a GPU, in one call: python benchmarks/gpu.py [--codec NAME] [--json FILE].
 
 Prints encoding and decoding in seconds of audio a second by precision and batch with the share of the card's measured
-peak, how long one step of streams takes, and how many streams fit into real time. Presets have random weights, which
-cost as much as trained ones. Exits with 2 where there is no GPU.
+peak, how long one step of streams takes, and how many streams fit into real time. "fast" is the engine as
+`Codec.with_precision` gives it, with its checks of what comes in; the other precisions are the torch modules alone.
+Presets have random weights, which cost as much as trained ones. Exits with 2 where there is no GPU.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import itertools
 import json
 import statistics
 import sys
@@ -25,10 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.benchmarking.operation_count import Direction, codec_work, total_macs
-from tokenizer import Codec, load_codec
+from tokenizer import Codec, Encoded, load_codec
 from tokenizer.presets import PRESETS
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fast")
+STEP_PRECISIONS = ("fp32", "fast")
+NARROW = ("bf16", "fast")
 GOAL = 20_000  # x real time, of EnCodec 24 kHz encoding in bf16 on one card
 
 
@@ -40,6 +44,7 @@ class GpuBench:
     seconds: float = 10.0  # of audio in each row of a batch
     batch_sizes: Sequence[int] = (1, 8, 32, 128, 512)
     rounds: int = 5
+    warm_ups: int = 5  # calls before each measurement: the engine records a graph in the third
     peak_size: int = 8192  # of square matrices
     chunk_frames: Sequence[int] = (1, 5)  # of a step of streams
     streams: Sequence[int] = tuple(2**power for power in range(15))
@@ -60,6 +65,7 @@ class Speed:
 class StepLatency:
     """One step of decoding streams side by side, from codes on the CPU to samples there."""
 
+    precision: str
     chunk_frames: int
     streams: int
     p50_ms: float
@@ -82,12 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = GpuBench(seconds=chosen.seconds, rounds=chosen.rounds, batch_sizes=chosen.batch or usual.batch_sizes)
     codec = make_codec(chosen.codec).to(settings.device)
     card = torch.cuda.get_device_name()
-    sys.stdout.write(f"{codec.name} on {card}, torch {torch.__version__}\n")
+    fast = codec.with_precision("fast").computed_by
+    sys.stdout.write(f"{codec.name} on {card}, torch {torch.__version__}; fast is {fast}\n")
     speeds = [_told(speed) for speed in measure_speeds(codec, settings)]
     latencies = [_told(latency) for latency in measure_steps(codec, settings)]
     sys.stdout.write(summary(speeds, latencies))
     if chosen.json is not None:
-        plain: dict[str, Any] = {"card": card, "codec": codec.name, "torch": torch.__version__}
+        plain: dict[str, Any] = {"card": card, "codec": codec.name, "torch": torch.__version__, "fast": fast}
         plain["speeds"] = [dataclasses.asdict(row) for row in speeds]
         plain["steps"] = [dataclasses.asdict(row) for row in latencies]
         chosen.json.write_text(json.dumps(plain, indent=1) + "\n")
@@ -146,6 +153,8 @@ def measure_speeds(codec: Codec, settings: GpuBench) -> Iterator[Speed]:
 
 def networks_in(codec: Codec, precision: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Encoding [B, C, S] and decoding [B, K, T] with the networks in a precision and the quantizer in float32."""
+    if precision == "fast":
+        return _engine_in(codec.with_precision("fast"))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     encoder, decoder = _as_type(codec.encoder, dtype), _as_type(codec.decoder, dtype)
     quantizer, levels = codec.quantizer, codec.spec.num_codebooks
@@ -160,25 +169,33 @@ def networks_in(codec: Codec, precision: str) -> tuple[Callable[[Tensor], Tensor
     return encode, decode
 
 
+def _engine_in(codec: Codec) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def decode(codes: Tensor) -> Tensor:
+        return codec.decode(Encoded(codes, None, codes.shape[-1] * codec.spec.hop_length))
+
+    return lambda waveform: codec.encode(waveform).codes, decode
+
+
 def peak_flops(precision: str, settings: GpuBench) -> float:
     """Of a large square matrix product in this precision, per second."""
     size = settings.peak_size
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision in NARROW else torch.float32
     a, b = (torch.randn(size, size, device=settings.device).to(dtype) for _ in range(2))
     return 2.0 * size**3 / _median_s(lambda: a @ b, settings)
 
 
 def measure_steps(codec: Codec, settings: GpuBench) -> Iterator[StepLatency]:
-    """Steps of more and more streams, until they take longer than real time allows, in float32."""
-    for chunk_frames in settings.chunk_frames:
+    """Steps of more and more streams, until they take longer than real time allows."""
+    for precision, chunk_frames in itertools.product(STEP_PRECISIONS, settings.chunk_frames):
+        chosen = codec.with_precision("fast" if precision == "fast" else "plain")
         due_s = chunk_frames / float(codec.spec.frame_rate)
         for streams in settings.streams:
             try:
-                took = _step_seconds(codec, streams, chunk_frames, settings)
+                took = _step_seconds(chosen, streams, chunk_frames, settings)
             except torch.OutOfMemoryError:
                 break
             p50, p99 = statistics.median(took), sorted(took)[int(0.99 * len(took))]
-            yield StepLatency(chunk_frames, streams, 1000 * p50, 1000 * p99, p99 < due_s)
+            yield StepLatency(precision, chunk_frames, streams, 1000 * p50, 1000 * p99, p99 < due_s)
             if p99 >= due_s:
                 break
 
@@ -192,13 +209,14 @@ def summary(speeds: Sequence[Speed], latencies: Sequence[StepLatency]) -> str:
         lines.append(
             f"{direction}: {best.x_real_time:,.0f}x real time, {best.precision}, batch {best.batch_size}, {share}"
         )
-    bf16 = [row.x_real_time for row in speeds if (row.direction, row.precision) == ("encode", "bf16")]
+    bf16 = [row.x_real_time for row in speeds if row.direction == "encode" and row.precision in NARROW]
     if bf16:
         lines.append(f"goal: {GOAL:,}x to encode in bf16; {max(bf16) / GOAL:.0%} of it")
-    for chunk_frames in dict.fromkeys(row.chunk_frames for row in latencies):
-        own = [row for row in latencies if row.chunk_frames == chunk_frames]
+    for precision, chunk_frames in dict.fromkeys((row.precision, row.chunk_frames) for row in latencies):
+        own = [row for row in latencies if (row.precision, row.chunk_frames) == (precision, chunk_frames)]
         held = max((row.streams for row in own if row.real_time), default=0)
-        lines.append(f"{chunk_frames} frame(s) a step: {own[0].p50_ms:.2f} ms alone, {held} streams in real time")
+        alone = f"{own[0].p50_ms:.2f} ms alone"
+        lines.append(f"{precision}, {chunk_frames} frame(s) a step: {alone}, {held} streams in real time")
     return "\n".join(lines) + "\n"
 
 
@@ -208,24 +226,24 @@ def _step_seconds(codec: Codec, streams: int, chunk_frames: int, settings: GpuBe
     codes = torch.randint(spec.codebook_size, shape, generator=torch.Generator().manual_seed(0))
     _, state = codec.decode_step(codes.to(settings.device), codec.decode_state(streams))
     took = []
-    for _ in range(3 + 20 * settings.rounds):
+    for _ in range(settings.warm_ups + 20 * settings.rounds):
         begin = time.perf_counter()
         samples, state = codec.decode_step(codes[..., :chunk_frames].to(settings.device), state)
         samples.cpu()  # waits for the device
         took.append(time.perf_counter() - begin)
-    return took[3:]
+    return took[settings.warm_ups :]
 
 
 def _median_s(call: Callable[[], Tensor], settings: GpuBench) -> float:
-    """Of one call, after one to warm up."""
+    """Of one call, after some to warm up."""
     took = []
-    for _ in range(1 + settings.rounds):
+    for _ in range(settings.warm_ups + settings.rounds):
         _wait(settings.device)
         begin = time.perf_counter()
         call()
         _wait(settings.device)
         took.append(time.perf_counter() - begin)
-    return statistics.median(took[1:])
+    return statistics.median(took[settings.warm_ups :])
 
 
 def _wait(device: str) -> None:

@@ -1,5 +1,7 @@
 """The GPU benchmark, on the CPU with a tiny codec: what it computes, what it says, and that it knows where it is."""
 
+import time
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from benchmarks.gpu import (
     GpuBench,
     Speed,
     StepLatency,
+    _median_s,
     main,
     make_codec,
     measure_speeds,
@@ -20,7 +23,14 @@ from tests.conftest import make_codec as make_tiny
 from tests.conftest import tiny_spec
 
 SETTINGS = GpuBench(
-    device="cpu", seconds=0.02, batch_sizes=(1, 2), rounds=1, peak_size=64, streams=(1, 2, 4), chunk_frames=(1, 3)
+    device="cpu",
+    seconds=0.02,
+    batch_sizes=(1, 2),
+    rounds=1,
+    warm_ups=1,
+    peak_size=64,
+    streams=(1, 2, 4),
+    chunk_frames=(1, 3),
 )
 
 
@@ -60,11 +70,32 @@ def test_bfloat16_leaves_the_codec_as_it_is(codec):
     assert torch.equal(codec.encode(waveform).codes, before.codes)
 
 
+def test_fast_is_the_engine_with_all_codebooks(codec):
+    waveform = torch.randn(2, 1, 400, generator=torch.Generator().manual_seed(0)) * 0.3
+    encode, decode = networks_in(codec, "fast")
+    fast = codec.with_precision("fast")
+    expected = fast.encode(waveform)
+    assert torch.equal(encode(waveform), expected.codes)
+    assert torch.equal(decode(expected.codes), fast.decode(expected))
+
+
+def test_warm_ups_are_not_measured():
+    """The first calls are slow where kernels are compiled and graphs recorded."""
+    calls = []
+
+    def call():
+        calls.append(None)
+        time.sleep(0.05 if len(calls) <= 3 else 0.0)
+
+    assert _median_s(call, GpuBench(device="cpu", rounds=3, warm_ups=3)) < 0.04
+    assert len(calls) == 6
+
+
 def test_every_direction_precision_and_batch_has_a_speed(codec):
     speeds = list(measure_speeds(codec, SETTINGS))
     assert [(row.precision, row.batch_size, row.direction) for row in speeds] == [
         (precision, batch, direction)
-        for precision in ("fp32", "tf32", "bf16")
+        for precision in ("fp32", "tf32", "bf16", "fast")
         for batch in (1, 2)
         for direction in ("encode", "decode")
     ]
@@ -81,8 +112,15 @@ def test_precisions_are_put_back(codec):
 
 
 def test_steps_end_with_the_first_number_of_streams_that_is_too_slow(codec):
-    for frames in (1, 3):
-        own = [row for row in measure_steps(codec, SETTINGS) if row.chunk_frames == frames]
+    rows = list(measure_steps(codec, SETTINGS))
+    assert list(dict.fromkeys((row.precision, row.chunk_frames) for row in rows)) == [
+        ("fp32", 1),
+        ("fp32", 3),
+        ("fast", 1),
+        ("fast", 3),
+    ]
+    for precision, frames in dict.fromkeys((row.precision, row.chunk_frames) for row in rows):
+        own = [row for row in rows if (row.precision, row.chunk_frames) == (precision, frames)]
         assert [row.streams for row in own] == [1, 2, 4][: len(own)]
         assert all(row.real_time for row in own[:-1])
         assert all(row.p50_ms <= row.p99_ms for row in own)
@@ -93,12 +131,19 @@ def test_the_summary_has_the_best_of_each_and_the_goal():
         Speed("encode", "fp32", 1, 100.0, 0.1),
         Speed("encode", "bf16", 8, 10_000.0, 0.25),
         Speed("decode", "bf16", 8, 9_000.0, 0.2),
+        Speed("encode", "fast", 8, 12_000.0, 0.3),
     ]
-    steps = [StepLatency(1, 1, 2.0, 3.0, True), StepLatency(1, 2, 4.0, 5.0, True), StepLatency(1, 4, 20.0, 30.0, False)]
+    steps = [
+        StepLatency("fp32", 1, 1, 2.0, 3.0, True),
+        StepLatency("fp32", 1, 2, 4.0, 5.0, True),
+        StepLatency("fp32", 1, 4, 20.0, 30.0, False),
+        StepLatency("fast", 1, 1, 0.5, 0.6, True),
+    ]
     said = summary(speeds, steps).splitlines()
-    assert said[0] == "encode: 10,000x real time, bf16, batch 8, 25.0% of the peak"
-    assert said[2] == "goal: 20,000x to encode in bf16; 50% of it"
-    assert said[3] == "1 frame(s) a step: 2.00 ms alone, 2 streams in real time"
+    assert said[0] == "encode: 12,000x real time, fast, batch 8, 30.0% of the peak"
+    assert said[2] == "goal: 20,000x to encode in bf16; 60% of it"
+    assert said[3] == "fp32, 1 frame(s) a step: 2.00 ms alone, 2 streams in real time"
+    assert said[4] == "fast, 1 frame(s) a step: 0.50 ms alone, 1 streams in real time"
 
 
 def test_a_preset_gets_weights_and_a_codec_of_whole_files_is_refused():

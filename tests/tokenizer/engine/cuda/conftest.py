@@ -11,7 +11,7 @@ from tokenizer.networks import Networks
 
 
 def on_engine(codec, recorder, kernel=None):
-    """The codec as it would be on a device, with its tensors on the CPU; every shape is recorded when it first comes."""
+    """The codec as it would be on a device, with tensors on the CPU; every shape is recorded when it first comes."""
     twin = codec.with_precision("fast")
     networks = Networks(codec.encoder, codec.decoder, codec.quantizer)
     twin._engine, twin._engine_device = build_cuda_engine(networks, codec.spec, recorder, kernel), torch.device("cpu")

@@ -65,7 +65,7 @@ UNITS = [
 
 @pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_the_kernel_gives_what_torch_gives(kernel, unit):
-    """The interpreter cuts off the digits that a bfloat16 has no place for, so that half of all values differ by one."""
+    """The interpreter cuts off digits that a bfloat16 has no place for: half of all values differ in the last one."""
     plain = in_bfloat(make_unit(**unit))
     layer = in_bfloat(make_unit(**unit), kernel)
     assert isinstance(layer, FusedUnit)
@@ -177,7 +177,7 @@ def test_without_triton_nothing_is_fused_and_nothing_is_said(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_kernel_compiles_for_cards_that_are_not_here(capability, tmp_path, monkeypatch):
-    """Ampere and Hopper, by Triton's own assembler: products are the matrix units', and memory is read 16 bytes wide."""
+    """Ampere and Hopper, by Triton's own assembler: products are the matrix units', memory is read 16 bytes wide."""
     triton = pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -189,7 +189,7 @@ def test_the_kernel_compiles_for_cards_that_are_not_here(capability, tmp_path, m
     spec.loader.exec_module(room)
     constants = {"WIDTH": 32, "NARROW": 16, "TAPS": 3, "DILATION": 1, "SHORTCUT": True, "BLOCK": room.BLOCK_SAMPLES}
     constants["FACTOR"] = triton.language.bfloat16
-    types = {"num_samples": "i32"} | {name: "constexpr" for name in constants}
+    types = {"num_samples": "i32"} | dict.fromkeys(constants, "constexpr")
     names = room._unit.arg_names
     pointers = {name: "*fp32" if name.endswith("bias_at") else "*bf16" for name in names if name.endswith("_at")}
     signature = {name: (types | pointers)[name] for name in names}
