@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import torch
@@ -84,7 +85,8 @@ class GraphCache:
         try:
             while len(self._graphs) >= self._capacity:
                 self._recorder.settle()
-                self._graphs.popitem(last=False)
+                forgotten, _ = self._graphs.popitem(last=False)
+                self._calls.pop(forgotten, None)  # else shapes that take turns would be recorded at every call
             with self._recorder.turn():
                 graph = _Graph(function, inputs, key[1], self._recorder)
                 problem = "" if _agree(graph.run(inputs), expected) else "a replay gave other values than torch"
@@ -94,6 +96,8 @@ class GraphCache:
             self._graphs[key] = graph
             return
         self.works = False
+        with suppress(RuntimeError):  # of a device that is beyond help: the next operation will say so
+            self._recorder.settle()
         self._graphs.clear()
         warnings.warn(f"CUDA graphs are off, the codec runs in torch: {problem}", RuntimeWarning, stacklevel=4)
 
@@ -103,8 +107,8 @@ class _Graph:
 
     def __init__(self, function: Function, inputs: Sequence[Tensor], rows: int, recorder: Recorder) -> None:
         with torch.inference_mode(mode=False):  # tensors that can be written to in any mode
-            # Zeros while it is recorded: a recording that keeps the values of then does not pass the first check.
-            self._inputs = [tensor.new_zeros(rows, *tensor.shape[1:]) for tensor in inputs]
+            # Ones while it is recorded, as no stream has them: what keeps the values of then fails its first check.
+            self._inputs = [tensor.new_ones(rows, *tensor.shape[1:]) for tensor in inputs]
         self._replay, (self._outputs, self._known) = recorder.record(lambda: function(self._inputs))
 
     def run(self, inputs: Sequence[Tensor]) -> Result:

@@ -12,7 +12,7 @@ from tokenizer.engine.cuda.graph_cache import Function, GraphCache, Result
 from tokenizer.engine.cuda.packed_state import Layout, PackedState, packed
 from tokenizer.streaming_layer import State, StreamingLayer
 
-GRAPH_FRAMES = 2048  # rows times frames of a graph at most: larger chunks keep the device busy as they are
+GRAPH_FRAMES = 1024  # rows times frames of a graph at most: larger chunks keep the device busy as they are
 
 
 class CudaNetwork(StreamingLayer):

@@ -130,6 +130,23 @@ def test_the_graph_that_was_not_used_for_longest_goes_first():
     assert (len(cache), recorder.recorded) == (2, 4)
 
 
+def test_more_shapes_than_places_are_not_recorded_over_and_over():
+    """A graph that went has to earn its place again."""
+    recorder = Replayer()
+    cache = GraphCache(recorder, capacity=1, calls_before=2)
+    for call in range(30):
+        cache.run("doubled", doubled, inputs_of(1 + call % 2))
+    assert recorder.recorded <= 12
+
+
+def test_a_recording_of_silence_is_checked_too():
+    """What does not read its inputs is found out by streams that start with zeros."""
+    cache = GraphCache(Replayer(forgets_inputs=True), calls_before=0)
+    with pytest.warns(RuntimeWarning, match="other values"):
+        (y, _), _ = cache.run("doubled", doubled, [torch.zeros(2, 3), torch.zeros(2, 5)])
+    assert not y.any()
+
+
 @pytest.mark.parametrize(
     ("recorder", "reason"),
     [
