@@ -122,7 +122,7 @@ def make_codec(name: str) -> Codec:
 def measure_speeds(codec: Codec, settings: GpuBench) -> Iterator[Speed]:
     """Both directions, all precisions and batches; waveforms and codes lie on the device.
 
-    A batch for which there is no memory ends its precision.
+    A batch that there is no memory for, or a type that a layer does not take, ends its precision and no other.
     """
     spec = codec.spec
     work: dict[Direction, float] = {
@@ -147,7 +147,9 @@ def measure_speeds(codec: Codec, settings: GpuBench) -> Iterator[Speed]:
                     for direction, call in calls.items():
                         speed = batch_size * audio_seconds / _median_s(call, settings)
                         yield Speed(direction, precision, batch_size, speed, speed * work[direction] / peak)
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:  # no memory, or no kernel for a type
+                    reason = str(error).partition("\n")[0]
+                    sys.stderr.write(f"{precision} ends before batch {batch_size}: {reason}\n")
                     break
 
 

@@ -105,6 +105,21 @@ def test_every_direction_precision_and_batch_has_a_speed(codec):
     assert work / (first.share_of_peak / first.x_real_time) > 1e6  # the peak that the shares are of
 
 
+def test_what_a_device_cannot_do_ends_one_precision(codec, monkeypatch, capsys):
+    """A call of many minutes gives what it can, and says what it could not."""
+
+    def networks(codec, precision):
+        def refuse(_):
+            raise RuntimeError("not implemented for 'BFloat16'\nmore")
+
+        return (refuse, refuse) if precision == "bf16" else networks_in(codec, precision)
+
+    monkeypatch.setattr("benchmarks.gpu.networks_in", networks)
+    speeds = list(measure_speeds(codec, SETTINGS))
+    assert {row.precision for row in speeds} == {"fp32", "tf32", "fast"}
+    assert capsys.readouterr().err == "bf16 ends before batch 1: not implemented for 'BFloat16'\n"
+
+
 def test_precisions_are_put_back(codec):
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     list(measure_speeds(codec, GpuBench(device="cpu", seconds=0.01, batch_sizes=(1,), rounds=1, peak_size=8)))
