@@ -46,7 +46,7 @@ class Ceilings:
 
 
 def measure_ceilings(threads: int, *, seconds: float = 0.3) -> Ceilings:
-    """Measure for about twelve times `seconds`.
+    """Measure for about thirteen times `seconds`.
 
     Args:
         threads: of torch.
@@ -94,8 +94,10 @@ def _stream_bytes(seconds: float) -> float:
 
 
 def _reread_bytes(seconds: float) -> float:
+    """By a product with a vector, or a sum where that is faster."""
     matrix, vector, out = torch.randn(*_RECURRENT), torch.randn(_RECURRENT[1]), torch.empty(_RECURRENT[0])
-    return matrix.nbytes / _best_seconds(lambda: torch.mv(matrix, vector, out=out), seconds)
+    multiplied = _best_seconds(lambda: torch.mv(matrix, vector, out=out), seconds)
+    return matrix.nbytes / min(multiplied, _best_seconds(matrix.sum, seconds))
 
 
 def _best_seconds(call: Callable[[], object], seconds: float) -> float:
