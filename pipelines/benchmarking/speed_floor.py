@@ -3,7 +3,7 @@
 Each layer takes at least its multiplications at the rate of the best matrix product, or its weights at the rate of the
 caches where each step reads them anew, whichever is longer; layers follow one another. Nothing is charged for
 activations between layers, activation functions or calls: a kernel may fuse them away. So no implementation with the
-same arithmetic comes below, and the gap says what is left to gain.
+same arithmetic comes below, but for what the measured ceilings are too low by: the gap says what is left to gain.
 """
 
 from __future__ import annotations

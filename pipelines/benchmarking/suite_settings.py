@@ -9,7 +9,7 @@ from pipelines.benchmarking.bench_contest import Turns
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteSettings:
-    """Defaults: a run of about ten minutes on two quiet cores. Longer clips and more rounds make figures steadier."""
+    """Defaults: a run of about eight minutes on two quiet cores. Longer clips and more rounds make figures steadier."""
 
     codec: str = "speech_24khz"
     lm: str = "speech_24khz"

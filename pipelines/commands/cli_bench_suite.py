@@ -27,7 +27,7 @@ def bench_all_command(
 ) -> None:
     """Every benchmark in one run, each row beside others in turns, with its limit on this machine.
 
-    A whole run takes about ten minutes on two quiet cores. It is kept in benchmarks/results/, and docs/benchmarks.md
+    A whole run takes about eight minutes on two quiet cores. It is kept in benchmarks/results/, and docs/benchmarks.md
     is written again; runs of some rows, and quick ones, are only shown.
 
     Examples:
