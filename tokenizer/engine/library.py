@@ -82,6 +82,12 @@ class Kernels:
         self.library.quantone_pack_compact(self.level, pointers[0], columns, depth, int(narrow), pointers[1])
         return packed
 
+    def unpack_fixed(self, packed: Tensor, columns: int, depth: int) -> Tensor:
+        """The weights [columns, depth] that compact ones of 24 bits stand for."""
+        values = torch.empty(columns, depth)
+        self.library.quantone_unpack_fixed(self.level, packed.data_ptr(), columns, depth, values.data_ptr())
+        return values
+
 
 def find_kernels() -> Kernels | None:
     """The best kernels for this machine; None where networks have to run in torch.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.engine.library import Kernels
-from tokenizer.engine.row_threads import in_threads
+from tokenizer.engine.row_threads import Piece, in_threads, pieces_for_threads
 from tokenizer.engine.structures import (
     Activation,
     BufferStruct,
@@ -71,13 +71,20 @@ class Operation:
     tensors: dict[str, Tensor] = field(default_factory=dict)  # weights, bias, gain ...
     layers: Sequence[RecurrentLayer] = ()
     group: int = 0
-    block: int = 0
+    block: int = 0  # in frames
     state: int = -1
 
-    def buffers(self) -> set[int]:
+    def reads(self) -> list[int]:
+        """The buffers that it needs."""
+        return [*self.inputs, *([] if self.second is None else [self.second])]
+
+    def writes(self) -> list[int]:
+        """The buffers that it fills."""
+        return [buffer for buffer in (self.output, self.active) if buffer is not None]
+
+    def buffers(self) -> list[int]:
         """All that it reads or writes."""
-        others = (self.output, self.active, self.second)
-        return {*self.inputs, *(buffer for buffer in others if buffer is not None)}
+        return [*self.reads(), *self.writes()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,13 @@ class Program:
     state_size: int  # floats of a stream
     input_width: int
     output_width: int
+    narrow_input: bool  # whether it is given bfloats, as between stages
+    narrow_output: bool
     start_rows: int  # that must be known before a stream can be mirrored; 0 without mirrors
+    frame_rows: int  # of the input
+    context_frames: int | None  # before a frame, beyond which it hears nothing; None: it hears all
     kept: tuple[Any, ...] = field(repr=False)  # memory that the operations point into
+    stages: tuple[Program, ...] = ()  # the same in several programs, which share the state: of those, some can be cut
 
     def run(self, x: Tensor, state: Tensor, *, start: bool = False) -> tuple[Tensor, Tensor] | None:
         """One chunk of streams.
@@ -108,6 +120,30 @@ class Program:
         Raises:
             MemoryError: there is not enough.
         """
+        state = state.contiguous()
+        next_state = torch.empty_like(state)
+        for program in self.programs_for(x.shape[0], x.shape[1], start=start):
+            y = program.run_into(next_state, x, state, start=start)
+            if y is None:
+                return None
+            x = y
+        return x, next_state
+
+    def programs_for(self, streams: int, rows: int, *, start: bool = False) -> tuple[Program, ...]:
+        """Itself, or its stages where more threads have something to do so."""
+        if not self.stages or torch.get_num_threads() <= streams:
+            return (self,)
+        frames = rows // self.frame_rows
+        shared = (len(stage.pieces(streams, frames * stage.frame_rows, start=start)) for stage in self.stages)
+        return self.stages if max(shared, default=1) > max(1, streams) else (self,)
+
+    def pieces(self, streams: int, rows: int, *, start: bool = False) -> list[Piece]:
+        """What each thread does of a chunk."""
+        context = None if start or self.context_frames is None else self.context_frames * self.frame_rows
+        return pieces_for_threads(streams, rows, self.frame_rows, context)
+
+    def run_into(self, next_state: Tensor, x: Tensor, state: Tensor, *, start: bool = False) -> Tensor | None:
+        """As `run`, of a stage alone: only the parts of the next state that are its own are written."""
         call = CallStruct(
             operations=self.operations,
             buffers=self.buffers,
@@ -115,24 +151,44 @@ class Program:
             num_buffers=len(self.buffers),
             num_statistics=self.num_statistics,
             start=int(start),
-            rows=x.shape[1],
+            narrow_input=int(self.narrow_input),
             state_size=self.state_size,
         )
-        state = state.contiguous()
-        library, level = self.kernels.library, self.kernels.level
-        rows = library.quantone_output_rows(level, ctypes.byref(call), x.shape[1])
-        y = torch.empty(x.shape[0], rows, self.output_width)
-        next_state = torch.empty_like(state)
+        number = torch.bfloat16 if self.narrow_output else torch.float32
+        y = torch.empty(x.shape[0], self._rows_after(call, x.shape[1]), self.output_width, dtype=number)
+        pieces = self.pieces(x.shape[0], x.shape[1], start=start)
 
         def part(begin: int, end: int) -> int:
-            own = CallStruct.from_buffer_copy(call)
-            own.streams = end - begin
-            own.input, own.output = x[begin:end].data_ptr(), y[begin:end].data_ptr()
-            own.state, own.next_state = state[begin:end].data_ptr(), next_state[begin:end].data_ptr()
-            done: int = library.quantone_run(level, ctypes.byref(own))
-            return done
+            return max(self._run_piece(call, piece, x, state, y, next_state) for piece in pieces[begin:end])
 
-        results = set(in_threads(part, x.shape[0]))
+        results = set(in_threads(part, len(pieces)))
         if Result.NO_MEMORY in results:
             raise MemoryError("the engine found no memory for its buffers")
-        return None if Result.TOO_SHORT in results else (y, next_state)
+        return None if Result.TOO_SHORT in results else y
+
+    @torch.inference_mode()  # a thread of its own has a mode of its own
+    def _run_piece(
+        self, call: CallStruct, piece: Piece, x: Tensor, state: Tensor, y: Tensor, next_state: Tensor
+    ) -> int:
+        streams = slice(piece.first_stream, piece.end_stream)
+        target = y[streams, self._rows_after(call, piece.begin) : self._rows_after(call, piece.end)]
+        heard = x[streams, piece.begin - piece.heard : piece.end]
+        own = (
+            target
+            if piece.heard == 0
+            else target.new_empty(len(target), self._rows_after(call, heard.shape[1]), self.output_width)
+        )
+        before = state[streams] if piece.begin == 0 else torch.zeros_like(state[streams])
+        after = next_state[streams] if piece.end == x.shape[1] else torch.empty_like(before)
+        run = CallStruct.from_buffer_copy(call)
+        run.streams, run.rows = heard.shape[:2]
+        run.input, run.output = heard.data_ptr(), own.data_ptr()
+        run.state, run.next_state = before.data_ptr(), after.data_ptr()
+        done: int = self.kernels.library.quantone_run(self.kernels.level, ctypes.byref(run))
+        if own is not target:
+            target.copy_(own[:, -target.shape[1] :])
+        return done
+
+    def _rows_after(self, call: CallStruct, rows: int) -> int:
+        after: int = self.kernels.library.quantone_output_rows(self.kernels.level, ctypes.byref(call), rows)
+        return after

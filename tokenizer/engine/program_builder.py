@@ -1,8 +1,7 @@
-"""Programs put together: the operations of a network's layers, and where their values lie."""
+"""Programs put together: the operations of a network's layers."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from tokenizer.engine.library import Kernels
 from tokenizer.engine.program import Buffer, Operation, Program, UnsupportedNetworkError, Window
-from tokenizer.engine.structures import BufferStruct, Kind, OperationStruct, SegmentStruct
+from tokenizer.engine.program_layout import ProgramLayout
+from tokenizer.engine.structures import Kind
 
-SMALL, LARGE = 300_000, 2_000_000  # bytes of weights in float32
-FRAMES = {"small": 4, "medium": 32}  # in a block: its rows and the weights fit into a core's caches together
+# Values of a window that the next one does not see, where sums of rows cost less than they save.
+LEAST_UNIT, LEAST_NARROW_UNIT = 32, 128
 
 
 class ProgramBuilder:
@@ -55,7 +55,16 @@ class ProgramBuilder:
         self.operations.append(operation)
 
     def matrix(self, windows: Sequence[Window], weights: Tensor, bias: Tensor | None, **settings: Any) -> None:
-        """Windows times weights [columns, depth], plus bias. Settings: fields of Operation, numbers for the kernels."""
+        """Windows times weights [columns, depth], plus bias.
+
+        Args:
+            windows: what they are made of.
+            weights: in the windows' order.
+            bias: [columns]
+            settings: fields of Operation, and numbers for the kernels; `pairs` says that windows come in whole pairs,
+                and may be multiplied so.
+        """
+        pairs = settings.pop("pairs", False)
         narrow = self.buffers[windows[0].buffer].narrow
         if len(windows) > 32 or any(self.buffers[window.buffer].narrow != narrow for window in windows):
             raise UnsupportedNetworkError("windows of too many parts, or of different numbers")
@@ -70,9 +79,12 @@ class ProgramBuilder:
             packed = weights.detach().to(torch.bfloat16 if narrow else torch.float32).contiguous().clone()
         else:
             packed = self.kernels.pack(weights, narrow=narrow)
-        padded = torch.zeros(-(-columns // 64) * 64)
-        if bias is not None:
-            padded[:columns] = bias.detach()
+        tensors = {"weights": packed, "bias": padded(bias, columns)}
+        units = 0 if few or not pairs else self._pair_units(windows, numbers["stride"], narrow=narrow)
+        if units:
+            products = pair_products(weights, units)
+            tensors["pair_weights"] = torch.cat([self.kernels.pack(product, narrow=narrow) for product in products])
+            numbers["pair_units"] = units
         self.add(
             Operation(
                 Kind.FEW_COLUMNS if few else Kind.MATRIX,
@@ -80,10 +92,19 @@ class ProgramBuilder:
                 inputs=[window.buffer for window in windows],
                 numbers=numbers,
                 windows=windows,
-                tensors={"weights": packed, "bias": padded},
+                tensors=tensors,
                 **fields,
             )
         )
+
+    def _pair_units(self, windows: Sequence[Window], stride: int, *, narrow: bool) -> int:
+        """How many units a window has, where two windows side by side are better multiplied together; otherwise 0."""
+        if len(windows) > 1 or (narrow and self.kernels.name == "amx"):  # tiles multiply faster than rows are added
+            return 0
+        unit = stride * self.buffers[windows[0].buffer].width
+        units, rest = divmod(windows[0].length, unit)
+        enough = unit % 16 == 0 and unit >= (LEAST_NARROW_UNIT if narrow else LEAST_UNIT)
+        return units if units in (2, 3) and rest == 0 and enough else 0
 
     def build(self, output: int) -> Program:
         """Lay everything out.
@@ -91,103 +112,30 @@ class ProgramBuilder:
         Args:
             output: the buffer of the result.
         """
-        self._form_groups()
-        order = [index for index in range(len(self.buffers)) if index != output] + [output]
-        place = {index: number for number, index in enumerate(order)}
-        state_size = self._place_states()
-        structs = (BufferStruct * len(order))(*(self._buffer_struct(index, index == output) for index in order))
-        kept: list[Any] = []
-        operations = (OperationStruct * len(self.operations))(
-            *(_operation_struct(operation, place, kept) for operation in self.operations)
-        )
-        return Program(
+        layout = ProgramLayout(
             kernels=self.kernels,
-            operations=operations,
-            buffers=structs,
+            buffers=self.buffers,
+            operations=self.operations,
+            whole_files=self.whole_files,
+            rows_per_frame=self._rows_per_frame,
+            block_frames=self._block_frames,
+            start_frames=self.start_frames,
             num_statistics=self._num_statistics,
-            state_size=state_size,
-            input_width=self.buffers[0].width,
-            output_width=self.buffers[output].width,
-            start_rows=self.start_frames * self._rows_per_frame,
-            kept=tuple(kept),
         )
-
-    def _form_groups(self) -> None:
-        """Consecutive operations that work on blocks of one size."""
-        group, size = -1, None
-        for operation in self.operations:
-            block = self._block(operation)
-            if block != size:
-                group, size = group + 1, block
-            operation.group, operation.block = group, block
-
-    def _block(self, operation: Operation) -> int:
-        """Input rows in a block: 0 for all of all streams, -1 for all of one stream."""
-        if operation.kind == Kind.LSTM:
-            return 0
-        if self.whole_files:
-            return -1
-        frames = self._block_frames or (
-            FRAMES["small"] if operation.work < SMALL else FRAMES["medium"] if operation.work < LARGE else 0
-        )
-        return max(frames, self.start_frames if frames else 0) * self._rows_per_frame
-
-    def _place_states(self) -> int:
-        """Where in a stream's state each past stands; returns the size of all. Kept in `_states` by buffer."""
-        self._states: dict[int, int] = {}
-        size = 0
-        for index, buffer in enumerate(self.buffers):
-            if buffer.left and not self.whole_files:
-                self._states[index] = size
-                size += buffer.left * buffer.width
-        for operation in self.operations:
-            if operation.kind == Kind.LSTM and not self.whole_files:
-                operation.state = size
-                size += 2 * len(operation.layers) * self.buffers[operation.inputs[0]].width
-        return size
-
-    def _buffer_struct(self, index: int, is_output: bool) -> BufferStruct:
-        buffer = self.buffers[index]
-        groups = {operation.group for operation in self.operations if index in operation.buffers()}
-        return BufferStruct(
-            width=buffer.width,
-            left=buffer.left,
-            right=buffer.right,
-            narrow=int(buffer.narrow),
-            whole=int(index == 0 or is_output or len(groups) > 1),
-            mirrored=int(buffer.mirrored),
-            state=self._states.get(index, -1),
-        )
+        return layout.program(output)
 
 
-def _operation_struct(operation: Operation, place: dict[int, int], kept: list[Any]) -> OperationStruct:
-    segments = [SegmentStruct(place[window.buffer], window.row, window.length) for window in operation.windows]
-    struct = OperationStruct(
-        kind=operation.kind,
-        activation=operation.activation,
-        group=operation.group,
-        block=operation.block,
-        input=place[operation.inputs[0]],
-        second=-1 if operation.second is None else place[operation.second],
-        output=-1 if operation.output is None else place[operation.output],
-        active=-1 if operation.active is None else place[operation.active],
-        num_segments=len(segments),
-        layers=len(operation.layers),
-        state=operation.state,
-        segments=(SegmentStruct * len(segments))(*segments) if segments else None,
-    )
-    for name, number in operation.numbers.items():
-        setattr(struct, name, number)
-    for name, tensor in operation.tensors.items():
-        setattr(struct, name, tensor.data_ptr())
-    if operation.layers:
-        weights = [part for layer in operation.layers for part in (layer.inputs, layer.recurrent)]
-        struct.layer_weights = _pointers(weights)
-        struct.layer_compact = _pointers([layer.compact for layer in operation.layers])
-        struct.layer_biases = _pointers([layer.bias for layer in operation.layers])
-    kept += [struct, segments, operation.tensors, operation.layers]
-    return struct
+def padded(bias: Tensor | None, columns: int) -> Tensor:
+    """[columns] to whole vectors; zeros where there is no bias."""
+    values = torch.zeros(-(-columns // 64) * 64)
+    if bias is not None:
+        values[:columns] = bias.detach()
+    return values
 
 
-def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+def pair_products(weights: Tensor, units: int) -> list[Tensor]:
+    """Weights [columns, units * D] of the products that make two neighbours, [columns, D] each: see kernels/pairs.h."""
+    first, *middle, last = weights.detach().double().chunk(units, dim=1)
+    if units == 2:
+        return [first, first + last, last]
+    return [first, (first + last + middle[0]) / 2, (first + last - middle[0]) / 2, last]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tokenizer.convolution import Conv1d, ConvTranspose1d
 from tokenizer.engine.library import Kernels
 from tokenizer.engine.program import Operation, Program, RecurrentLayer, UnsupportedNetworkError, Window
-from tokenizer.engine.program_builder import ProgramBuilder
+from tokenizer.engine.program_builder import ProgramBuilder, padded
 from tokenizer.engine.structures import Activation, Kind
 from tokenizer.seanet import SeanetDecoder, SeanetEncoder, SkipLstm
 from tokenizer.spec import CodecSpec
@@ -83,7 +83,12 @@ class SeanetPlanner:
         windows = self._windows(layer, source)
         weights = layer.conv.weight.permute(0, 2, 1).flatten(1)  # [O, k * C]
         self._rate /= layer.stride
-        return self._written(layer, windows, weights, layer.conv.bias, following, stride=layer.stride)
+        numbers = {"stride": layer.stride, "pairs": self._come_in_pairs()}
+        return self._written(layer, windows, weights, layer.conv.bias, following, **numbers)
+
+    def _come_in_pairs(self) -> bool:
+        """Whether a frame has an even number of rows here: however a stream is cut, its pairs are the same."""
+        return self._builder.whole_files or self._rate % 2 == 0
 
     def _windows(self, layer: Conv1d, source: int) -> list[Window]:
         """What a convolution's taps see, in one piece where they lie side by side."""
@@ -108,8 +113,9 @@ class SeanetPlanner:
         both = torch.cat([weight[..., stride:], weight[..., :stride]])  # [2 * C, O, stride]
         columns = both.permute(2, 1, 0).flatten(0, 1)  # [stride * O, 2 * C]
         bias = None if layer.convtr.bias is None else layer.convtr.bias.repeat(stride)
-        self._rate *= stride
         numbers = {"up": stride, "extra": int(self._builder.whole_files), "trim": before}
+        numbers["pairs"] = self._come_in_pairs()
+        self._rate *= stride
         return self._written(layer, [Window(source, -1, 2 * buffer.width)], columns, bias, following, **numbers)
 
     def _written(
@@ -191,9 +197,12 @@ class SeanetPlanner:
         layers = []
         kernels, narrow = self._builder.kernels, buffer.narrow
         for input_weights, recurrent, *biases in layer.lstm.all_weights:
-            compact = kernels.pack_compact(recurrent, narrow=narrow)
-            packed = None if compact is not None and narrow else kernels.pack(recurrent, narrow=narrow)
-            bias = _padded(biases[0] + biases[1])
+            packed, compact = None, kernels.pack_compact(recurrent, narrow=narrow)
+            if compact is None:
+                packed = kernels.pack(recurrent, narrow=narrow)
+            elif not narrow:  # many streams have no use for fewer bytes, but are to have the very same weights
+                packed = kernels.pack(kernels.unpack_fixed(compact, *recurrent.shape), narrow=False)
+            bias = padded(biases[0] + biases[1], len(recurrent))
             layers.append(RecurrentLayer(kernels.pack(input_weights, narrow=narrow), packed, compact, bias))
         wanted = self._wanted(buffer.width, following)
         zeros = torch.zeros(-(-4 * buffer.width // 64) * 64)
@@ -230,7 +239,3 @@ def _outputs(wanted: Value) -> dict[str, Any]:
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return second if first is None else first if second is None else first + second
-
-
-def _padded(bias: Tensor) -> Tensor:
-    return torch.cat([bias.detach(), torch.zeros(-len(bias) % 64)])

@@ -62,10 +62,10 @@ class OperationStruct(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("kind", "activation", "group", "block", "input", "second", "output", "active")),
         *((name, c_int32) for name in ("num_segments", "stride", "up", "extra", "trim", "columns")),
-        *((name, c_int32) for name in ("statistics", "second_statistics", "layers", "length")),
+        *((name, c_int32) for name in ("statistics", "second_statistics", "layers", "length", "pair_units")),
         ("state", c_int64),
         ("segments", POINTER(SegmentStruct)),
-        *((name, c_void_p) for name in ("weights", "bias")),
+        *((name, c_void_p) for name in ("weights", "pair_weights", "bias")),
         *((name, POINTER(c_void_p)) for name in ("layer_weights", "layer_compact", "layer_biases")),
         *((name, c_void_p) for name in ("gain", "shift", "second_gain", "second_shift")),
     )
@@ -77,7 +77,7 @@ class CallStruct(Structure):
     _fields_ = (
         ("operations", POINTER(OperationStruct)),
         ("buffers", POINTER(BufferStruct)),
-        *((name, c_int32) for name in ("num_operations", "num_buffers", "num_statistics", "start")),
+        *((name, c_int32) for name in ("num_operations", "num_buffers", "num_statistics", "start", "narrow_input")),
         *((name, c_int64) for name in ("streams", "rows", "state_size")),
         *((name, c_void_p) for name in ("input", "output", "state", "next_state")),
     )
@@ -107,6 +107,8 @@ def declare(library: ctypes.CDLL) -> None:
     library.quantone_compact_floats.restype = c_int64
     library.quantone_pack_compact.argtypes = (c_int32, c_void_p, c_int32, c_int32, c_int32, c_void_p)
     library.quantone_pack_compact.restype = None
+    library.quantone_unpack_fixed.argtypes = (c_int32, c_void_p, c_int32, c_int32, c_void_p)
+    library.quantone_unpack_fixed.restype = None
     library.quantone_output_rows.argtypes = (c_int32, POINTER(CallStruct), c_int64)
     library.quantone_output_rows.restype = c_int64
     library.quantone_run.argtypes = (c_int32, POINTER(CallStruct))

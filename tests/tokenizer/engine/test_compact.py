@@ -66,10 +66,10 @@ def test_weights_of_bytes_are_within_half_a_step(packed, weights):
     torch.testing.assert_close(packed[columns : 2 * columns], -numbers.sum(dim=1) * 128 / 127 * step[:, 0])
 
 
-def spec_of_panels():
-    """Recurrent weights that fill whole panels."""
+def spec_of_panels(num_filters=8):
+    """Recurrent weights that fill whole panels, and with 128 filters are summed in more than one part."""
     spec = tiny_spec("seanet")
-    return dataclasses.replace(spec, network=dataclasses.replace(spec.network, num_filters=8))
+    return dataclasses.replace(spec, network=dataclasses.replace(spec.network, num_filters=num_filters))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
@@ -86,11 +86,13 @@ def test_exact_networks_of_any_number_of_streams_equal_torchs(kernels, rows):
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 7])
+@pytest.mark.parametrize("num_filters", [8, 128])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
 @torch.inference_mode()
-def test_fast_streams_are_the_same_alone_and_together(engine, rows):
-    """Weights and states in bytes are multiplied without any rounding, whatever stands beside them."""
-    spec = spec_of_panels()
-    engine = build_engine(networks_of(spec), spec, "fast").networks
+def test_streams_are_the_same_alone_and_together(engine, precision, num_filters, rows):
+    """Few streams read compact weights and many read floats, which are the same; bytes are multiplied exactly."""
+    spec = spec_of_panels(num_filters)
+    engine = build_engine(networks_of(spec), spec, precision).networks
     for direction, x in inputs_of(spec, rows=rows).items():
         network = getattr(engine, direction)
         together = stream(network, x, [])

@@ -162,6 +162,27 @@ def test_the_bundled_codec_has_its_codes(engine):
     assert _snr_db(codec.decode(encoded), exact.decode(encoded)) > 90
 
 
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_a_stream_of_the_bundled_codec_has_the_bits_of_the_file(engine, precision):
+    """A row's sums are the same with any number of other rows: no cut and no neighbour moves a code or a sample."""
+    codec = load_codec("speech_24khz").with_precision(precision)
+    waveform = torch.from_numpy(speech_like(2.0))[None]
+    whole = codec.encode(waveform)
+    sound = codec.decode(whole)
+    frames, at, state, pieces = whole.codes.shape[-1], 0, codec.decode_state(), []
+    for length in (1, 2, 7, 1, 30, 200):
+        piece, state = codec.decode_step(whole.codes[..., at : at + length], state)
+        pieces.append(piece)
+        at = min(at + length, frames)
+    pieces.append(codec.decode_flush(state)[0])
+    assert at == frames
+    assert torch.equal(torch.cat(pieces, dim=-1)[..., : sound.shape[-1]], sound)
+    neighbours = [waveform[:, 100:9000], waveform, waveform[:, :700]]
+    assert torch.equal(codec.encode_batch(neighbours)[1].codes, whole.codes)
+    together = Encoded(whole.codes.expand(5, -1, -1), None, whole.num_samples)
+    assert torch.equal(codec.decode(together), sound.expand(5, -1, -1))
+
+
 def test_the_bundled_codec_in_bfloat(engine):
     """Fast keeps nearly all codes of the first level, and its sound is 35 dB above the difference."""
     codec = load_codec("speech_24khz")

@@ -33,6 +33,7 @@ SEANETS = {
     "mirrored and dilated": {"num_residual_layers": 2, "pad_mode": "reflect", "dilation_base": 3},
     "of recurrent weights in panels": {"num_filters": 8},
     "of rows that fill no vector": {"num_filters": 3, "compress": 3},
+    "of windows in pairs": {"num_filters": 32},
 }
 PATCHES = {
     "speech's": {},
@@ -119,7 +120,12 @@ def test_fast_networks_are_close_to_torchs(engine, spec, direction):
 @torch.inference_mode()
 def test_streams_do_not_depend_on_cuts(precision, direction, cuts):
     """However a stream is cut into frames, empty chunks included, every value is that of the whole stream."""
-    for spec in (spec_with("seanet", SEANETS["mirrored and dilated"]), spec_with("patch", PATCHES["speech's"])):
+    for kind, changed in (
+        ("seanet", SEANETS["mirrored and dilated"]),
+        ("seanet", SEANETS["of windows in pairs"]),
+        ("patch", PATCHES["speech's"]),
+    ):
+        spec = spec_with(kind, changed)
         network = getattr(build_engine(networks_of(spec), spec, precision).networks, direction)
         x = inputs_of(spec)[direction]
         unit = spec.hop_length if direction == "encoder" else 1
@@ -156,12 +162,38 @@ def test_a_row_does_not_depend_on_its_neighbours(engine, kind, precision):
             torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cuts", [[1], [3, 4, 20]])
+@torch.inference_mode()
+def test_windows_are_paired_alike_however_a_stream_is_cut(engine, cuts):
+    """Pairs end where frames end: the very same sums, wherever a chunk begins and whatever else is in the batch."""
+    spec = spec_with("seanet", SEANETS["of windows in pairs"] | {"num_lstm_layers": 0})
+    networks = build_engine(networks_of(spec), spec, "exact").networks
+    for direction, x in inputs_of(spec).items():
+        network = getattr(networks, direction)
+        unit = spec.hop_length if direction == "encoder" else 1
+        whole = stream(network, x, [])
+        assert torch.equal(stream(network, x, cuts, unit), whole)
+        assert torch.equal(stream(network, x[1:2], cuts, unit), whole[1:2])
+
+
+@pytest.mark.parametrize(("kind", "units"), [("seanet", [2, 3, 3]), ("segmented", [2, 2, 3, 3])])
+def test_windows_come_in_pairs(engine, kind, units):
+    """Of two strides and two residual units; where streams have one row a frame, they have no pairs."""
+    spec = spec_with(kind, SEANETS["of windows in pairs"], tiny_spec(kind).channels)
+    for network in networks_of(spec)[:2]:
+        program = plan_seanet(network, spec, engine, narrow=False)
+        paired = [operation.pair_units for operation in program.operations if operation.pair_units]
+        assert sorted(paired) == units
+
+
 @pytest.mark.parametrize("num_samples", [160, 159, 101, 24, 3, 1])
 @pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("num_filters", [4, 32])
 @torch.inference_mode()
-def test_whole_files_equal_torchs(kernels, num_samples, rows):
+def test_whole_files_equal_torchs(kernels, num_samples, rows, num_filters):
     """Networks that look ahead, with their norms and both mirrors, for segments of any length."""
-    codec = make_codec(tiny_spec("segmented"))
+    spec = spec_with("segmented", {"num_filters": num_filters}, channels=2)
+    codec = make_codec(spec)
     networks = Networks(codec.encoder, codec.decoder, codec.quantizer)
     fast = build_engine(networks, codec.spec, "exact").networks
     waveform = noise(rows, 2, num_samples)
@@ -196,6 +228,74 @@ def test_a_mirrored_start_is_held_as_long_as_torch_holds_it(engine):
             lengths.append(came)
         assert lengths[0] == lengths[1]
         assert isinstance(getattr(fast, direction).initial_state(1), StreamStart)
+
+
+@pytest.fixture
+def torch_threads():
+    """Sets torch's threads; the tests after it have theirs again."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("patch", "speech's"),
+        ("seanet", "SoundStream's"),
+        ("seanet", "EnCodec's"),
+        ("seanet", "mirrored and dilated"),
+        ("seanet", "of windows in pairs"),
+    ],
+)
+@torch.inference_mode()
+def test_a_long_stream_is_shared_out_among_threads(engine, torch_threads, kind, name, precision, threads):
+    """Each computes a stretch, and what that one hears of the stretch before: the very same values and states."""
+    spec = spec_with(kind, (SEANETS if kind == "seanet" else PATCHES)[name])
+    networks = build_engine(networks_of(spec), spec, precision).networks
+    for direction, x in inputs_of(spec, frames=700, rows=3).items():
+        network, unit = getattr(networks, direction), x.shape[-1] // 700
+        _, state = network.step(x[..., : 40 * unit], network.initial_state(3))
+        for rows in (slice(0, 1), slice(0, 3)):
+            torch_threads(1)
+            expected, expected_state = network.step(x[rows, :, 40 * unit :], state[rows])
+            torch_threads(threads)
+            y, next_state = network.step(x[rows, :, 40 * unit :], state[rows])
+            assert torch.equal(y, expected)
+            assert torch.equal(next_state, expected_state)
+        program = network._program
+        for frames, most in ((660, threads), (3, 1)):  # what is too short is not worth it
+            shared = [
+                len(stage.pieces(1, frames * stage.frame_rows))
+                for stage in program.programs_for(1, frames * program.frame_rows)
+            ]
+            assert max(shared) == most
+
+
+@torch.inference_mode()
+def test_streams_with_memory_are_not_cut(engine, torch_threads):
+    """What an LSTM remembers comes from everything before: what comes before and after it is cut, and it is not."""
+    torch_threads(3)
+    spec = spec_with("seanet", SEANETS["EnCodec's"])
+    for network in build_engine(networks_of(spec), spec, "exact").networks[:2]:
+        program = network._program
+        assert len(program.pieces(1, 10_000 * program.frame_rows)) == 1
+        assert len(program.pieces(2, 10_000 * program.frame_rows)) == 2
+        stages = program.programs_for(1, 10_000 * program.frame_rows)
+        assert [len(stage.pieces(1, 10_000 * stage.frame_rows)) for stage in stages] == [3, 1, 3]
+        assert program.programs_for(3, 10_000 * program.frame_rows) == (program,)
+
+
+@torch.inference_mode()
+def test_no_streams_keep_no_thread_busy(engine, torch_threads):
+    """A batch of none has no values."""
+    torch_threads(3)
+    patch = spec_with("patch", PATCHES["speech's"])
+    decoder = build_engine(networks_of(patch), patch, "exact").networks.decoder
+    y, _ = decoder.step(torch.zeros(0, patch.latent_dim, 700), decoder.initial_state(0))
+    assert y.shape[0] == 0
 
 
 def test_layers_without_an_operation_stay_in_torch(engine):

@@ -9,4 +9,5 @@ namespace amx {
 #include "everything.h"
 }
 extern const Level LEVEL_amx = {amx::run, amx::search, amx::output_rows, amx::packed_floats,
-    amx::pack, amx::compact_floats, amx::pack_compact};
+    amx::pack, amx::compact_floats, amx::pack_compact,
+    amx::unpack_fixed};

@@ -9,4 +9,5 @@ namespace avx2 {
 #include "everything.h"
 }
 extern const Level LEVEL_avx2 = {avx2::run, avx2::search, avx2::output_rows, avx2::packed_floats,
-    avx2::pack, avx2::compact_floats, avx2::pack_compact};
+    avx2::pack, avx2::compact_floats, avx2::pack_compact,
+    avx2::unpack_fixed};

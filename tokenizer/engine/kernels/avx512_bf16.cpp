@@ -9,4 +9,5 @@ namespace avx512_bf16 {
 #include "everything.h"
 }
 extern const Level LEVEL_avx512_bf16 = {avx512_bf16::run, avx512_bf16::search, avx512_bf16::output_rows, avx512_bf16::packed_floats,
-    avx512_bf16::pack, avx512_bf16::compact_floats, avx512_bf16::pack_compact};
+    avx512_bf16::pack, avx512_bf16::compact_floats, avx512_bf16::pack_compact,
+    avx512_bf16::unpack_fixed};

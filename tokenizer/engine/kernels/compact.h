@@ -65,6 +65,30 @@ static void pack_fixed(const float *weights, int columns, int depth, float *pack
             }
 }
 
+// The four vectors of a panel's word.
+static inline void read_fixed(const int32_t *word, Floats *values) {
+    const Ints a = *(const Ints *)word, b = *(const Ints *)(word + LANES), c = *(const Ints *)(word + 2 * LANES);
+    const Ints fourth = a << 24 | (b << 16 & 0xff0000) | (c << 8 & 0xff00);
+    values[0] = __builtin_convertvector(a, Floats);
+    values[1] = __builtin_convertvector(b, Floats);
+    values[2] = __builtin_convertvector(c, Floats);
+    values[3] = __builtin_convertvector(fourth, Floats);
+}
+
+// What they are as floats, [columns, depth]: many streams, which read those, have the very sums of few.
+static void unpack_fixed(const float *packed, int columns, int depth, float *weights) {
+    const int32_t *from = (const int32_t *)(packed + columns);
+    for (int panel = 0; panel < columns; panel += COMPACT_PANEL)
+        for (int word = 0; word < depth; word++, from += 3 * LANES) {
+            Floats values[4];
+            read_fixed(from, values);
+            for (int i = 0; i < COMPACT_PANEL; i++) {
+                const int column = panel + i;
+                weights[(int64_t)column * depth + word] = values[i / LANES][i % LANES] * packed[column];
+            }
+        }
+}
+
 static void pack_bytes(const float *weights, int columns, int depth, float *packed) {
     int8_t *to = (int8_t *)(packed + 2 * columns);
     for (int column = 0; column < columns; column++) {
@@ -96,25 +120,27 @@ struct Past {
 template <int ROWS> static void add_fixed(const Past &past, const Compact &weights, int column, float *gates, int64_t pitch) {
     const float *rows[ROWS];
     for (int i = 0; i < ROWS; i++) rows[i] = (const float *)(past.rows + i * past.row_bytes);
-    Floats sums[ROWS][4] = {};
     const int32_t *panel = (const int32_t *)weights.panels + (int64_t)column / 4 * 3 * weights.depth;
-    for (int64_t word = 0; word < weights.depth; word++, panel += 3 * LANES) {
-        const Ints a = *(const Ints *)panel, b = *(const Ints *)(panel + LANES), c = *(const Ints *)(panel + 2 * LANES);
-        const Ints values[4] = {a, b, c, a << 24 | (b << 16 & 0xff0000) | (c << 8 & 0xff00)};
+    const int step = words_at_once(weights.depth);
+    for (int begin = 0; begin < weights.depth; begin += step) { // as `matrix` sums
+        const int end = begin + step < weights.depth ? begin + step : weights.depth;
+        Floats sums[ROWS][4] = {};
+        for (int64_t word = begin; word < end; word++, panel += 3 * LANES) {
+            Floats values[4];
+            read_fixed(panel, values);
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) {
-            const Floats value = __builtin_convertvector(values[v], Floats);
+            for (int v = 0; v < 4; v++)
 #pragma GCC unroll 4
-            for (int i = 0; i < ROWS; i++) sums[i][v] += value * rows[i][word];
+                for (int i = 0; i < ROWS; i++) sums[i][v] += values[v] * rows[i][word];
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++) {
+                float *to = gates + i * pitch + column + v * LANES;
+                store(to, load(to) + sums[i][v] * load(weights.scales + column + v * LANES));
+            }
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) {
-            float *to = gates + i * pitch + column + v * LANES;
-            store(to, load(to) + sums[i][v] * load(weights.scales + column + v * LANES));
-        }
 }
 #else
 template <int> static void add_fixed(const Past &, const Compact &, int, float *, int64_t) {}

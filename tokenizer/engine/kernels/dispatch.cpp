@@ -78,6 +78,10 @@ void quantone_pack_compact(int level, const float *weights, int columns, int dep
     LEVELS[level]->pack_compact(weights, columns, depth, narrow, packed);
 }
 
+void quantone_unpack_fixed(int level, const float *packed, int columns, int depth, float *weights) {
+    LEVELS[level]->unpack_fixed(packed, columns, depth, weights);
+}
+
 int64_t quantone_output_rows(int level, const Call *call, int64_t input_rows) { return LEVELS[level]->output_rows(*call, input_rows); }
 
 int quantone_run(int level, const Call *call) { return LEVELS[level]->run(*call, arena); }

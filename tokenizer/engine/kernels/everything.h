@@ -1,6 +1,7 @@
 // One instruction set's kernels, in the order in which they build on each other.
 #include "vector.h"
 #include "matrix.h"
+#include "pairs.h"
 #include "place.h"
 #include "layers.h"
 #include "compact.h"

@@ -190,9 +190,22 @@ static void lay_out(Program &program) {
     }
     Place &output = program.places[call.num_buffers - 1];
     output.rows = rows[call.num_buffers - 1];
-    output.row = call.buffers[call.num_buffers - 1].width * 4;
+    output.row = call.buffers[call.num_buffers - 1].width * (call.buffers[call.num_buffers - 1].narrow ? 2 : 4);
     output.pitch = output.rows * output.row;
     output.data = (char *)call.output;
+}
+
+// What the largest operation needs for its pairs.
+static int64_t pair_bytes(const Call &call) {
+    int64_t most = 0;
+    for (int i = 0; i < call.num_operations; i++) {
+        const Operation &op = call.operations[i];
+        if (op.pair_units == 0) continue;
+        const int unit = op.segments[0].length / op.pair_units;
+        const int64_t bytes = mixed_bytes(op.pair_units, call.buffers[main_input(op)].narrow ? unit / 2 : unit);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
 }
 
 static int run(const Call &call, Arena &arena) {
@@ -203,6 +216,7 @@ static int run(const Call &call, Arena &arena) {
     program.arena = &arena;
     lay_out(program);
     program.scratch = (float *)arena.take(SHARED_ROWS * PANEL_FLOATS * 4 + 65536);
+    program.mixed = arena.take(pair_bytes(call));
     const int64_t statistics = call.num_statistics * call.streams * 3 * (int64_t)sizeof(double);
     program.statistics = (double *)arena.take(statistics);
     if (arena.failed) return NO_MEMORY;
@@ -211,7 +225,8 @@ static int run(const Call &call, Arena &arena) {
     program.streams = call.streams;
     for (int64_t stream = 0; stream < call.streams; stream++) {
         const int64_t values = call.rows * call.buffers[0].width;
-        copy_values(call.buffers[0], (float *)call.input + stream * values, program.at(0, stream, 0), values, false);
+        if (call.narrow_input) memcpy(program.at(0, stream, 0), (const bfloat *)call.input + stream * values, values * sizeof(bfloat));
+        else copy_values(call.buffers[0], (float *)call.input + stream * values, program.at(0, stream, 0), values, false);
     }
     for (int i = 0; i < call.num_buffers - 1; i++)
         if (call.buffers[i].whole && !call.start) exchange_past(program, i, false);

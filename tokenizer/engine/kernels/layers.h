@@ -78,6 +78,25 @@ template <bool NARROW> static void few_columns(const Program &program, const Ope
             }
 }
 
+// Windows times weights, in pairs where they come so; `finish` gets the sums as Finished has it.
+template <bool NARROW, class Finish>
+static void multiply_windows(const Program &program, const Operation &op, const Rows &rows, const Packed &weights, const Finish &finish) {
+    const int64_t odd = rows.steps % 2, streams = program.streams;
+    if (op.pair_units == 0 || rows.steps < 2 || (odd && streams > 1))
+        return matrix<NARROW>(rows, rows.steps * streams, weights, Finished<Finish>{op.bias, program.scratch, finish});
+    Rows even = rows, last = rows;
+    even.steps -= odd;
+    const Packed pairs = {(const float *)op.pair_weights, weights.columns, weights.words / op.pair_units};
+    paired_matrix<NARROW>(even, streams, op.pair_units, pairs, op.bias, program.mixed, program.scratch, finish);
+    if (!odd) return;
+    last.base[0] += even.steps * rows.step_pitch[0];
+    last.steps = 1;
+    const auto finish_last = [&](const float *tile, int64_t, int size, int column, int vectors) {
+        finish(tile, even.steps, size, column, vectors);
+    };
+    matrix<NARROW>(last, 1, weights, Finished<decltype(finish_last)>{op.bias, program.scratch, finish_last});
+}
+
 // What a group norm needs to know of some rows. Programs that have one work on one stream at a time.
 static void add_sums(const Program &program, const Operation &op, Floats total, Floats squares, int64_t count) {
     double *sums = program.sums(op.statistics, 0);
@@ -108,7 +127,7 @@ static void write_vectors(const Program &program, const Operation &op, const Row
         }
         if constexpr (SUMMED) add_sums(program, op, total, squares, (int64_t)size * vectors * LANES);
     };
-    matrix<NARROW>(rows, rows.steps * program.streams, weights, Finished<decltype(finish)>{op.bias, program.scratch, finish});
+    multiply_windows<NARROW>(program, op, rows, weights, finish);
 }
 
 // Whether one of the usual cases did it.
@@ -161,7 +180,7 @@ template <bool NARROW> static void matrix_layer(const Program &program, const Op
             add_sums(program, op, total, squares, (int64_t)size * columns);
         }
     };
-    matrix<NARROW>(rows, rows.steps * program.streams, weights, Finished<decltype(finish)>{op.bias, program.scratch, finish});
+    multiply_windows<NARROW>(program, op, rows, weights, finish);
 }
 
 constexpr float EPSILON = 1e-5f; // of torch's norms

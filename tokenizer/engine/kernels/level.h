@@ -28,6 +28,7 @@ struct Level {
     void (*pack)(const float *weights, int columns, int depth, int narrow, float *packed);
     int64_t (*compact_floats)(int columns, int depth, int narrow);
     void (*pack_compact)(const float *weights, int columns, int depth, int narrow, float *packed);
+    void (*unpack_fixed)(const float *packed, int columns, int depth, float *weights);
 };
 
 // A library has the dispatcher and one of these; the others are null.

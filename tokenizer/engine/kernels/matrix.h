@@ -15,6 +15,10 @@ constexpr int rows_at_once(int vectors) {
     return rows > MOST_ROWS ? MOST_ROWS : rows;
 }
 
+// The words of each row that are summed before they are added to the others. It depends on nothing else, so that a row's sums are
+// the same, to the last bit, with any number of other rows.
+constexpr int words_at_once(int words) { return words <= CACHED_WORDS * 3 / 2 ? words : CACHED_WORDS; }
+
 struct Packed {
     const float *panels;
     int columns, words;
@@ -212,8 +216,8 @@ static void matrix(const Rows &rows, int64_t count, const Packed &weights, const
 #endif
             const int64_t num_tiles = (end - begin + most - 1) / most;
             const int least = (int)((end - begin) / num_tiles), larger_tiles = (int)((end - begin) % num_tiles);
-            const bool together = weights.words <= CACHED_WORDS * 3 / 2 || num_tiles == 1;
-            const int step = together ? weights.words : CACHED_WORDS;
+            const int step = words_at_once(weights.words);
+            const bool together = step == weights.words;
             const float *panel = weights.panels + (int64_t)column * weights.words;
             for (int word = 0; word < weights.words; word += step) {
                 const int stop = word + step < weights.words ? word + step : weights.words;

@@ -46,9 +46,11 @@ struct Operation {
     int32_t second_statistics;
     int32_t layers;           // LSTM
     int32_t length;           // DEPTHWISE: taps. SPECTRUM: bins. OVERLAP_ADD: hop, in samples
+    int32_t pair_units;       // MATRIX: units of a window where windows are multiplied in pairs, see pairs.h; 0: one by one
     int64_t state;            // LSTM: hidden and cell state, [layers][2][width]
     const Segment *segments;
     const void *weights;      // packed, but for FEW_COLUMNS and DEPTHWISE
+    const void *pair_weights; // packed, product after product
     const float *bias;        // padded to whole vectors
     const void *const *layer_weights; // LSTM: packed input and recurrent weights, layer by layer
     const void *const *layer_compact; // recurrent weights in fewer bytes, or null; bytes stand for themselves, others beside them
@@ -63,6 +65,7 @@ struct Call {
     int32_t num_operations, num_buffers;
     int32_t num_statistics;
     int32_t start; // 1: streams begin here
+    int32_t narrow_input; // 1: the input is of bfloats, as its buffer is
     int64_t streams, rows; // of the input, channels last
     int64_t state_size;    // floats of a stream
     const float *input;
