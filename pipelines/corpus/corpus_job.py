@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipelines.corpus.job_metrics import JobMetrics
 
 BUNDLE_BATCHES = 2  # batches of audio that one reader hands over at once
-LEAST_BUNDLES = 16  # a small corpus is cut finer, so that every encoder gets some of it and the progress moves
+LEAST_BUNDLES = 64  # a small corpus is cut finer, so that every encoder gets some of it and the progress moves
 
 
 def tokenize_corpus(

@@ -3,6 +3,7 @@
 import logging
 import time
 import urllib.request
+import uuid
 
 import pytest
 
@@ -129,25 +130,31 @@ def test_broken_metrics_never_fail_a_job(monkeypatch, caplog, broken):
 
 
 @pytest.mark.slow
-def test_a_scrape_of_the_node_shows_them(job_metrics):
+def test_a_scrape_of_the_node_shows_them():
     """Ray's own Prometheus endpoint has every metric under its exported name, with its type and tags."""
     pytest.importorskip("prometheus_client", reason="Ray exports metrics where ray[default] is installed")
     import ray
 
-    from pipelines.corpus.job_metrics import EXPORTED_NAMES
+    from pipelines.corpus.job_metrics import EXPORTED_NAMES, JobMetrics
 
-    job_metrics.files_done(5, {"AudioError": 2}, 60.5)
-    job_metrics.queue_depths(reading=4, waiting=1, encoding=2, committing=1)
-    job_metrics.encoders(alive=2, busy_share=0.75)
-    job_metrics.units_done(7, 20)
-    job_metrics.real_time_factor(180.0)
+    name = uuid.uuid4().hex  # other jobs have been in this session
+    job = JobMetrics(f"s3://bucket/some/{name}/", "/codecs/tiny")
+    job.files_done(5, {"AudioError": 2}, 60.5)
+    job.queue_depths(reading=4, waiting=1, encoding=2, committing=1)
+    job.encoders(alive=2, busy_share=0.75)
+    job.units_done(7, 20)
+    job.real_time_factor(180.0)
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    own: list[str] = []
     page, deadline = "", time.monotonic() + 60
-    while not all(f"# TYPE {name} " in page for name in EXPORTED_NAMES) and time.monotonic() < deadline:
+    while {line.partition("{")[0] for line in own} != set(EXPORTED_NAMES) and time.monotonic() < deadline:
         time.sleep(1)
         with urllib.request.urlopen(url, timeout=5) as answer:
             page = answer.read().decode()
-    assert [name for name in EXPORTED_NAMES if f"# TYPE {name} " not in page] == []
-    seconds = [line for line in page.splitlines() if line.startswith("ray_quantone_audio_seconds_total{")]
-    assert [line.split()[-1] for line in seconds if 'dataset="tokens"' in line] == ["60.5"]
+        own = [line for line in page.splitlines() if f'dataset="{name}"' in line]
+    assert {line.partition("{")[0] for line in own} == set(EXPORTED_NAMES)
+    assert [exported for exported in EXPORTED_NAMES if f"# TYPE {exported} " not in page] == []
+    seconds = [line for line in own if line.startswith("ray_quantone_audio_seconds_total{")]
+    assert [line.split()[-1] for line in seconds] == ["60.5"]
+    assert all('codec="tiny"' in line for line in own)
