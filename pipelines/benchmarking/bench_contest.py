@@ -34,7 +34,7 @@ class Turns:
     """How often contenders take their turn."""
 
     rounds: int = 3
-    patience_s: float = 12.0  # no further round begins after it
+    patience_s: float = 75.0  # no further round begins after it
 
 
 def hold(contest: Contest, turns: Turns) -> Row:

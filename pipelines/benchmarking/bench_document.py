@@ -29,10 +29,12 @@ This page is written by `quantone bench all` from [`benchmarks/results/`](../ben
 - In a row all contenders do the same work in turns, another one first in each round; figures are medians.
   In brackets stands the ratio to the baseline, the median over the rounds. Trust it more than the figures beside
   it: other work on the machine moves both.
-- **limit** is what the machine could reach at most: the multiplications of every layer at the rate of its best matrix
-  product, and weights and samples at the rate of its caches and memory, as measured in the same run. **gap** is how
-  many times faster that is than what was measured. `quantone bench limit` shows it by layer. A product
-  of ours that beats the best one of torch shows as a share of a few percent above 100.
+- Codecs get clips of 10 s. With shorter ones `encodec` and `transformers` are faster: what they write between two
+  layers then stays in the cache (`--seconds 1` shows it).
+- **limit** is what the machine could reach at most: the fewest multiplications that we know for every layer at the rate
+  of its best matrix product, and weights and samples at the rate of its caches and memory, as measured in the same
+  run. **gap** is how many times faster that is than what was measured. `quantone bench limit` shows it by layer. A
+  product of ours that beats the best one of torch shows as a share of a few percent above 100.
 - "Exact" gives the codes of float32, "fast" computes in bfloat16. Codecs of other packages have random weights, which
   cost as much as trained ones; ours have the weights of `encodec` beside them.
 - The last column measures a row again.

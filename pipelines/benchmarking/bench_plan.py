@@ -70,12 +70,7 @@ def _fits(key: str, pattern: str) -> bool:
 
 def _codec_rows(cell: CodecCell, run: BenchRun) -> Sequence[Row]:
     settings = run.settings
-    return bench_cell(
-        cell,
-        seconds=settings.seconds if cell.batch_size == 1 else settings.batch_seconds,
-        turns=settings.turns,
-        missing=run.say_missing,
-    )
+    return bench_cell(cell, seconds=settings.codec_seconds, turns=settings.turns, missing=run.say_missing)
 
 
 def _scan_rows(run: BenchRun) -> Sequence[Row]:

@@ -29,9 +29,15 @@ class LayerWork:
     """
 
     name: str
-    macs: float = 0.0  # multiplications with an addition each
+    macs: float = 0.0  # multiplications with an addition each, as the layer is defined
+    saved_macs: float = 0.0  # of them, that neighbouring windows need not: see tokenizer/engine/kernels/pairs.h
     step_weights: float = 0.0  # weights that every time step needs anew; streams of a batch share them
     memory_bytes: float = 0.0  # that must come from or go to memory: waveform and codes
+
+    @property
+    def least_macs(self) -> float:
+        """What is left to multiply."""
+        return self.macs - self.saved_macs
 
 
 def codec_work(spec: CodecSpec, direction: Direction, num_codebooks: int) -> list[LayerWork]:
@@ -122,13 +128,18 @@ def _layer_work(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerWork:
         # Those of the input serve all steps in one product; those of the state come again with every step.
         again = sum(weight.numel() for layer in module.all_weights for weight in layer[1:2])
         return LayerWork(name, macs=steps * sum(weight.numel() for weight in weights), step_weights=steps * again)
-    if isinstance(module, nn.ConvTranspose1d):
-        return LayerWork(name, macs=x.shape[-1] * module.weight.numel())
-    if isinstance(module, nn.Conv1d):
-        return LayerWork(name, macs=y.shape[-1] * module.weight.numel())
+    if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+        macs = (y if isinstance(module, nn.Conv1d) else x).shape[-1] * module.weight.numel()
+        return LayerWork(name, macs=macs, saved_macs=macs * _saved_share(module))
     if isinstance(module, nn.Linear):
         return LayerWork(name, macs=x.numel() // x.shape[-1] * module.weight.numel())
     raise TypeError(f"{name}: a layer of kind {type(module).__name__} is not counted")
+
+
+def _saved_share(module: nn.Conv1d | nn.ConvTranspose1d) -> float:
+    """Of the multiplications of windows of two or three strides: two neighbours need three of four, or four of six."""
+    (taps,), (stride,), (dilation,) = module.kernel_size, module.stride, module.dilation
+    return {(2 * stride, 1): 1 / 4, (3 * stride, 1): 1 / 3}.get((taps, dilation), 0.0)
 
 
 def _per_second(layers: Iterable[LayerWork], seconds: float) -> list[LayerWork]:
@@ -136,6 +147,7 @@ def _per_second(layers: Iterable[LayerWork], seconds: float) -> list[LayerWork]:
         replace(
             layer,
             macs=layer.macs / seconds,
+            saved_macs=layer.saved_macs / seconds,
             step_weights=layer.step_weights / seconds,
             memory_bytes=layer.memory_bytes / seconds,
         )

@@ -1,9 +1,10 @@
 """The limit: the least time that counted work can take on a machine whose ceilings were measured.
 
-Each layer takes at least its multiplications at the rate of the best matrix product, or its weights at the rate of the
-caches where each step reads them anew, whichever is longer; layers follow one another. Nothing is charged for
-activations between layers, activation functions or calls: a kernel may fuse them away. So no implementation with the
-same arithmetic comes below, but for what the measured ceilings are too low by: the gap says what is left to gain.
+Each layer takes at least its multiplications (less those that windows in pairs save) at the rate of the best matrix
+product, or its weights at the rate of the caches where each step reads them anew, whichever is longer; layers follow
+one another. Nothing is charged for activations between layers, activation functions, sums of rows or calls: a kernel
+may fuse them away. So no implementation with the same arithmetic comes below, but for what the measured ceilings are
+too low by: the gap says what is left to gain.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _WEIGHT_BYTES: dict[Precision, int] = {"fp32": 3, "bf16": 1, "int8": 1}
 
 def layer_floor_s(layer: LayerWork, ceilings: Ceilings, precision: Precision, batch_size: int = 1) -> float:
     """Least seconds of a layer for a second of audio of one stream; a batch shares the reading of weights."""
-    multiplying = 2 * layer.macs / ceilings.flops(precision)
+    multiplying = 2 * layer.least_macs / ceilings.flops(precision)
     reading = layer.step_weights * _WEIGHT_BYTES[precision] / batch_size / ceilings.cache_bytes
     return max(multiplying, reading, layer.memory_bytes / ceilings.memory_bytes)
 
@@ -39,17 +40,17 @@ def limit(layers: Iterable[LayerWork], ceilings: Ceilings, precision: Precision,
 def limit_table(layers: list[LayerWork], ceilings: Ceilings, batch_size: int = 1) -> Table:
     """Work and least time by layer for a terminal; the last row is the sum and the limit."""
     table = Table(box=None, header_style="bold")
-    for heading in ("layer", "MMAC / s of audio", "share", "fp32 ms", "bf16 ms"):
+    for heading in ("layer", "MMAC / s of audio", "in pairs", "share", "fp32 ms", "bf16 ms"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
-    everything = total_macs(layers)
+    everything, least = total_macs(layers), sum(layer.least_macs for layer in layers)
     for layer in layers:
-        cells = [f"{layer.macs / 1e6:.2f}", f"{layer.macs / everything:.1%}"]
+        cells = [f"{layer.macs / 1e6:.2f}", f"{layer.least_macs / 1e6:.2f}", f"{layer.least_macs / least:.1%}"]
         cells += [f"{1000 * layer_floor_s(layer, ceilings, p, batch_size):.3f}" for p in ("fp32", "bf16")]
         table.add_row(layer.name, *cells)
     sums = [1000 * floor_s(layers, ceilings, p, batch_size) for p in ("fp32", "bf16")]
     milli = [f"{value:.3f}" for value in sums]
-    table.add_row("all", f"{everything / 1e6:.2f}", "100.0%", *milli, style="bold")
-    table.add_row("x real time", "", "", *(f"{1000 / value:.0f}" for value in sums), style="bold")
+    table.add_row("all", f"{everything / 1e6:.2f}", f"{least / 1e6:.2f}", "100.0%", *milli, style="bold")
+    table.add_row("x real time", "", "", "", *(f"{1000 / value:.0f}" for value in sums), style="bold")
     return table
 
 

@@ -27,7 +27,7 @@ def bench_all_command(
 ) -> None:
     """Every benchmark in one run, each row beside others in turns, with its limit on this machine.
 
-    A whole run takes about eight minutes on two quiet cores. It is kept in benchmarks/results/, and docs/benchmarks.md
+    A whole run takes about 25 minutes on two quiet cores. It is kept in benchmarks/results/, and docs/benchmarks.md
     is written again; runs of some rows, and quick ones, are only shown.
 
     Examples:
@@ -48,7 +48,7 @@ def bench_all_command(
     if rounds is not None:
         settings = replace(settings, turns=replace(settings.turns, rounds=rounds, patience_s=float("inf")))
     if seconds is not None:
-        settings = replace(settings, seconds=seconds, batch_seconds=seconds)
+        settings = replace(settings, codec_seconds=seconds, seconds=seconds)
     if list_keys:
         typer.echo("\n".join(rows.key for rows in planned_rows(settings)))
         return

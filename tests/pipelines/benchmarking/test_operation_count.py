@@ -27,6 +27,15 @@ def test_encodec_has_the_published_number_of_multiplications(name, encode, decod
     assert total_macs(codec_work(spec, "decode", 16)) == pytest.approx(decode * 1e9, rel=0.002)
 
 
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_windows_in_pairs_save_a_quarter_or_a_third(direction):
+    """By hand for EnCodec at 24 kHz: kernels of two strides (2, 4, 5 and 8), and those of three taps."""
+    strided = 98.304e6 + 196.608e6 + 196.608e6 + 157.2864e6
+    residual = 36.864e6 + 73.728e6 + 73.728e6 + 58.9824e6
+    saved = sum(layer.saved_macs for layer in codec_work(PRESETS["encodec_24khz"], direction, 16))
+    assert saved == pytest.approx(strided / 4 + residual / 3)
+
+
 @pytest.mark.parametrize("kind", ["seanet", "mirrored", "segmented", "patch", "dac"])
 @pytest.mark.parametrize("direction", ["encode", "decode"])
 def test_the_count_is_that_of_torch(kind, direction):
@@ -65,6 +74,7 @@ def test_a_layer_takes_the_longer_of_multiplying_and_reading():
     assert layer_floor_s(layer, CEILINGS, "fp32") == pytest.approx(1.5)  # 6 GB of weights at 4 GB/s
     assert layer_floor_s(layer, CEILINGS, "bf16") == pytest.approx(0.5)  # 2 GB
     assert layer_floor_s(layer, CEILINGS, "fp32", batch_size=8) == pytest.approx(1.0)  # 2 GFLOP at 2 GFLOP/s
+    assert layer_floor_s(replace(layer, saved_macs=0.75e9), CEILINGS, "fp32", batch_size=16) == pytest.approx(0.25)
     assert layer_floor_s(LayerWork("io", memory_bytes=3e9), CEILINGS, "fp32") == pytest.approx(3.0)
 
 
@@ -89,8 +99,9 @@ def test_ceilings_are_measured_and_the_better_of_two_counts():
 
 
 def test_the_table_ends_with_the_sum_and_the_limit():
-    layers = [LayerWork("a", macs=1e9), LayerWork("b", macs=3e9)]
+    layers = [LayerWork("a", macs=1e9), LayerWork("b", macs=3e9, saved_macs=1e9)]
     table = limit_table(layers, CEILINGS)
     cells = [list(column.cells) for column in table.columns]
-    assert cells[2] == ["25.0%", "75.0%", "100.0%", ""]
-    assert cells[3][-2:] == ["4000.000", "0"]  # ms, and a quarter of real time
+    assert cells[2] == ["1000.00", "2000.00", "3000.00", ""]
+    assert cells[3] == ["33.3%", "66.7%", "100.0%", ""]
+    assert cells[4][-2:] == ["3000.000", "0"]  # ms, and a quarter of real time
