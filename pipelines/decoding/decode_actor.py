@@ -118,6 +118,8 @@ class CodecDecoder:
     async def push(self, stream: str, codes: NDArray[np.integer] | None, last: bool = False) -> None:
         """The next frames [K, T] of a stream; waits while its backlog is full.
 
+        Wait for one before the next: Ray starts the calls of an actor that runs several at once in any order.
+
         Args:
             stream: its id.
             codes: None where there are none left to say that these were the last.

@@ -45,7 +45,8 @@ def test_an_actor_serves_utterances_and_streams_by_handle(ray_session, tiny_code
     for stream, seed in zip(streams, (1, 2), strict=True):
         one = random_codes(30, 4, seed)
         reading = actor.read.remote(stream)  # waits inside the actor, and holds up no other call
-        ray.get([actor.push.remote(stream, one[:, :11]), actor.push.remote(stream, one[:, 11:], last=True)][1])
+        ray.get(actor.push.remote(stream, one[:, :11]))
+        ray.get(actor.push.remote(stream, one[:, 11:], last=True))
         blocks = [ray.get(reading)]
         while (block := ray.get(actor.read.remote(stream))) is not None:
             blocks.append(block)
