@@ -95,13 +95,18 @@ def find_kernels() -> Kernels | None:
     Raises:
         ValueError: QUANTONE_ENGINE names no instruction set.
     """
-    wanted = os.environ.get("QUANTONE_ENGINE", LEVELS[-1])
+    wanted = os.environ.get("QUANTONE_ENGINE")
     if wanted == PLAIN:
         return None
-    if wanted not in LEVELS:
+    if wanted is not None and wanted not in LEVELS:
         raise ValueError(f"QUANTONE_ENGINE {wanted!r} is not {PLAIN}, {', '.join(LEVELS)}")
     dispatch = _loaded("dispatch")
-    level = -1 if dispatch is None else min(dispatch.quantone_best_level(), LEVELS.index(wanted))
+    if dispatch is None:
+        return None
+    if wanted is None:
+        level = dispatch.quantone_usual_level()
+    else:
+        level = min(dispatch.quantone_best_level(), LEVELS.index(wanted))
     library = None if level < 0 else _loaded(LEVELS[level])
     return None if library is None else Kernels(library, level)
 

@@ -97,8 +97,9 @@ class SearchStruct(Structure):
 
 def declare(library: ctypes.CDLL) -> None:
     """Tell ctypes the functions of kernels/dispatch.cpp."""
-    library.quantone_best_level.argtypes = ()
-    library.quantone_best_level.restype = c_int32
+    for level in (library.quantone_best_level, library.quantone_usual_level):
+        level.argtypes = ()
+        level.restype = c_int32
     library.quantone_packed_floats.argtypes = (c_int32, c_int32, c_int32)
     library.quantone_packed_floats.restype = c_int64
     library.quantone_pack.argtypes = (c_int32, c_void_p, c_int32, c_int32, c_int32, c_void_p)

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +72,19 @@ def test_the_choice_is_an_upper_limit(kernels):
     """A machine with wider vectors can be told to use narrower ones."""
     assert kernels.name in library.LEVELS
     assert kernels.has_bfloat == (kernels.name in ("avx512_bf16", "amx"))
+
+
+def test_without_tiles_intels_bfloats_are_left_alone(monkeypatch):
+    """Its vectors multiply them at half the rate of floats. Who asks for them gets them."""
+    cpus = Path("/proc/cpuinfo")
+    monkeypatch.delenv("QUANTONE_ENGINE", raising=False)
+    usual = library.find_kernels()
+    monkeypatch.setenv("QUANTONE_ENGINE", "amx")
+    best = library.find_kernels()
+    if usual is None or not cpus.is_file():
+        pytest.skip("no kernels for this processor, or no compiler")
+    of_intel = "GenuineIntel" in cpus.read_text()
+    assert usual.name == ("avx512" if of_intel and best.name == "avx512_bf16" else best.name)
 
 
 @pytest.mark.slow
