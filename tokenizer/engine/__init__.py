@@ -51,20 +51,20 @@ def build_engine(networks: Networks, spec: CodecSpec, precision: Precision) -> E
     kernels = None if precision == "plain" or device.type != "cpu" else find_kernels()
     if kernels is None or not isinstance(quantizer, ResidualQuantizer):
         return Engine(networks, "torch")
-    narrow = precision == "fast" and kernels.has_bfloat
+    fast = precision == "fast"
     try:
-        fast = [_planned(network, spec, kernels, narrow=narrow) for network in (encoder, decoder)]
+        planned = [_planned(network, spec, kernels, fast=fast) for network in (encoder, decoder)]
     except UnsupportedNetworkError:
         return Engine(networks, "torch")
-    name = f"{kernels.name}, {'bfloat16' if narrow else 'float32'}"
-    return Engine(Networks(fast[0], fast[1], EngineQuantizer(quantizer, kernels)), name)
+    name = f"{kernels.name}, {'bfloat16' if fast and kernels.has_bfloat else 'float32'}"
+    return Engine(Networks(planned[0], planned[1], EngineQuantizer(quantizer, kernels)), name)
 
 
-def _planned(network: StreamingLayer, spec: CodecSpec, kernels: Kernels, *, narrow: bool) -> EngineNetwork:
+def _planned(network: StreamingLayer, spec: CodecSpec, kernels: Kernels, *, fast: bool) -> EngineNetwork:
     if isinstance(network, (SeanetEncoder, SeanetDecoder)):
-        program = plan_seanet(network, spec, kernels, narrow=narrow)
+        program = plan_seanet(network, spec, kernels, fast=fast)
     elif isinstance(network, (PatchEncoder, PatchDecoder)):
-        program = plan_patch(network, spec, kernels, narrow=narrow)
+        program = plan_patch(network, spec, kernels, fast=fast)
     else:
         raise UnsupportedNetworkError(type(network).__name__)
     return EngineNetwork(network, program, whole_files=not is_streamable(spec))

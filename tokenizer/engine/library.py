@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tokenizer.engine.structures import declare
 
-LEVELS = ("avx2", "avx512", "avx512_bf16", "amx")
+LEVELS = ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 PLAIN = "plain"
 _SOURCES = Path(__file__).parent / "kernels"
 _WIDE = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
@@ -36,6 +36,7 @@ _FLAGS = {
     "dispatch": (),
     "avx2": ("-mavx2", "-mfma"),
     "avx512": _WIDE,
+    "avx512_vnni": (*_WIDE, "-mavx512vnni"),
     "avx512_bf16": (*_WIDE, "-mavx512bf16", "-mavx512vnni"),
     "amx": (*_WIDE, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
@@ -70,16 +71,16 @@ class Kernels:
         self.library.quantone_pack(self.level, values.data_ptr(), columns, depth, int(narrow), packed.data_ptr())
         return packed
 
-    def pack_compact(self, weights: Tensor, *, narrow: bool) -> Tensor | None:
-        """Recurrent weights [columns, depth] in fewer bytes; None where these kernels do not read them so."""
+    def pack_compact(self, weights: Tensor, *, in_bytes: bool) -> Tensor | None:
+        """Recurrent weights [columns, depth] in 24 bits, or in 8; None where these kernels do not read them so."""
         columns, depth = weights.shape
-        size = self.library.quantone_compact_floats(self.level, columns, depth, int(narrow))
+        size = self.library.quantone_compact_floats(self.level, columns, depth, int(in_bytes))
         if size == 0:
             return None
         values = weights.detach().float().contiguous()
         packed = torch.empty(size, dtype=torch.float32)
         pointers = values.data_ptr(), packed.data_ptr()
-        self.library.quantone_pack_compact(self.level, pointers[0], columns, depth, int(narrow), pointers[1])
+        self.library.quantone_pack_compact(self.level, pointers[0], columns, depth, int(in_bytes), pointers[1])
         return packed
 
     def unpack_fixed(self, packed: Tensor, columns: int, depth: int) -> Tensor:

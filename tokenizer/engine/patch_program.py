@@ -18,7 +18,7 @@ from tokenizer.spec import CodecSpec
 BLOCK_FRAMES = 256  # their values take about 1 MB between two layers; all weights are read once for so many
 
 
-def plan_patch(network: PatchEncoder | PatchDecoder, spec: CodecSpec, kernels: Kernels, *, narrow: bool) -> Program:
+def plan_patch(network: PatchEncoder | PatchDecoder, spec: CodecSpec, kernels: Kernels, *, fast: bool) -> Program:
     """The program of an encoder or a decoder.
 
     Raises:
@@ -28,9 +28,8 @@ def plan_patch(network: PatchEncoder | PatchDecoder, spec: CodecSpec, kernels: K
         raise UnsupportedNetworkError("a patch network of another family's codec")
     widths = (spec.network.width, spec.network.hidden_width, spec.network.patch_width, spec.latent_dim)
     even = all(width % 2 == 0 for width in (*widths, spec.hop_length * spec.channels))
-    builder = ProgramBuilder(
-        kernels, narrow=narrow and even, whole_files=False, rows_per_frame=1, block_frames=BLOCK_FRAMES
-    )
+    narrow = fast and kernels.has_bfloat and even
+    builder = ProgramBuilder(kernels, narrow=narrow, whole_files=False, rows_per_frame=1, block_frames=BLOCK_FRAMES)
     planner = PatchPlanner(builder)
     return planner.encoder(network) if isinstance(network, PatchEncoder) else planner.decoder(network)
 

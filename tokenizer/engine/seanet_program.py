@@ -29,16 +29,17 @@ class SeanetPlanner:
     """Walks through the layers of one network, and adds an operation or two for each."""
 
     def __init__(
-        self, network: SeanetEncoder | SeanetDecoder, spec: CodecSpec, kernels: Kernels, *, narrow: bool
+        self, network: SeanetEncoder | SeanetDecoder, spec: CodecSpec, kernels: Kernels, *, fast: bool
     ) -> None:
         convolutions = [layer for layer in network.modules() if isinstance(layer, (Conv1d, ConvTranspose1d))]
         encodes = isinstance(network, SeanetEncoder)
         even = all(layer.out_channels % 2 == 0 for layer in convolutions[:-1])
         self._network = network
         self._last = convolutions[-1]
+        self._fast = fast
         self._builder = ProgramBuilder(
             kernels,
-            narrow=narrow and even,
+            narrow=fast and kernels.has_bfloat and even,
             whole_files=any(layer.right for layer in convolutions if isinstance(layer, Conv1d)),
             rows_per_frame=spec.hop_length if encodes else 1,
         )
@@ -197,28 +198,36 @@ class SeanetPlanner:
         layers = []
         kernels, narrow = self._builder.kernels, buffer.narrow
         for input_weights, recurrent, *biases in layer.lstm.all_weights:
-            packed, compact = None, kernels.pack_compact(recurrent, narrow=narrow)
-            if compact is None:
-                packed = kernels.pack(recurrent, narrow=narrow)
-            elif not narrow:  # many streams have no use for fewer bytes, but are to have the very same weights
-                packed = kernels.pack(kernels.unpack_fixed(compact, *recurrent.shape), narrow=False)
+            weights = self._recurrent_weights(recurrent, narrow=narrow)
             bias = padded(biases[0] + biases[1], len(recurrent))
-            layers.append(RecurrentLayer(kernels.pack(input_weights, narrow=narrow), packed, compact, bias))
+            layers.append(RecurrentLayer(kernels.pack(input_weights, narrow=narrow), *weights, bias))
+        numbers = {"recurrent_bytes": int(layers[0].recurrent is None)}
         wanted = self._wanted(buffer.width, following)
         zeros = torch.zeros(-(-4 * buffer.width // 64) * 64)
         self._builder.add(
-            Operation(Kind.LSTM, work=0, inputs=[source], layers=layers, tensors={"shift": zeros}, **_outputs(wanted))
+            Operation(Kind.LSTM, 0, [source], numbers, layers=layers, tensors={"shift": zeros}, **_outputs(wanted))
         )
         return wanted
 
+    def _recurrent_weights(self, weights: Tensor, *, narrow: bool) -> tuple[Tensor | None, Tensor | None]:
+        """As many streams read them, and as few do; bytes are for all."""
+        kernels = self._builder.kernels
+        in_bytes = kernels.pack_compact(weights, in_bytes=True) if self._fast else None
+        if in_bytes is not None:
+            return None, in_bytes
+        compact = None if narrow else kernels.pack_compact(weights, in_bytes=False)
+        if compact is not None:  # many streams have no use for fewer bytes, but are to have the very same weights
+            weights = kernels.unpack_fixed(compact, *weights.shape)
+        return kernels.pack(weights, narrow=narrow), compact
 
-def plan_seanet(network: SeanetEncoder | SeanetDecoder, spec: CodecSpec, kernels: Kernels, *, narrow: bool) -> Program:
+
+def plan_seanet(network: SeanetEncoder | SeanetDecoder, spec: CodecSpec, kernels: Kernels, *, fast: bool) -> Program:
     """The program of an encoder or a decoder.
 
     Raises:
         UnsupportedNetworkError: the kernels have no operation for one of its layers.
     """
-    return SeanetPlanner(network, spec, kernels, narrow=narrow).plan()
+    return SeanetPlanner(network, spec, kernels, fast=fast).plan()
 
 
 def _present(value: Value) -> int:

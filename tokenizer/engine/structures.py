@@ -62,7 +62,8 @@ class OperationStruct(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("kind", "activation", "group", "block", "input", "second", "output", "active")),
         *((name, c_int32) for name in ("num_segments", "stride", "up", "extra", "trim", "columns")),
-        *((name, c_int32) for name in ("statistics", "second_statistics", "layers", "length", "pair_units")),
+        *((name, c_int32) for name in ("statistics", "second_statistics", "layers", "length")),
+        *((name, c_int32) for name in ("recurrent_bytes", "pair_units")),
         ("state", c_int64),
         ("segments", POINTER(SegmentStruct)),
         *((name, c_void_p) for name in ("weights", "pair_weights", "bias")),

@@ -1,8 +1,13 @@
 """Kernels of every instruction set that this machine has."""
 
+import os
+
 import pytest
 
 from tokenizer.engine import library
+
+if os.environ.get("QUANTONE_TEST_TILES") == "emulated":  # see test_tiles.py
+    library._COMMON_FLAGS = (*library._COMMON_FLAGS, "-DEMULATED_TILES=1")
 
 
 @pytest.fixture(params=library.LEVELS)

@@ -104,7 +104,7 @@ def test_exact_networks_equal_torchs(kernels, spec, direction):
 
 @pytest.mark.parametrize("direction", ["encoder", "decoder"])
 @torch.inference_mode()
-def test_fast_networks_are_close_to_torchs(engine, spec, direction):
+def test_fast_networks_are_close_to_torchs(kernels, spec, direction):
     """Bfloats have eight bits: the error of a whole network stays 30 dB below its values."""
     networks = networks_of(spec)
     x = inputs_of(spec)[direction]
@@ -181,7 +181,7 @@ def test_windows_come_in_pairs(engine, kind, units):
     """Of two strides and two residual units; where streams have one row a frame, they have no pairs."""
     spec = spec_with(kind, SEANETS["of windows in pairs"], tiny_spec(kind).channels)
     for network in networks_of(spec)[:2]:
-        program = plan_seanet(network, spec, engine, narrow=False)
+        program = plan_seanet(network, spec, engine, fast=False)
         paired = [operation.pair_units for operation in program.operations if operation.pair_units]
         assert sorted(paired) == units
 
@@ -314,11 +314,11 @@ def test_planners_refuse_what_is_not_theirs(engine):
     decoder = seeded(SeanetDecoder, spec)
     next(layer for layer in decoder.modules() if type(layer).__name__ == "ConvTranspose1d").overlap += 1
     with pytest.raises(UnsupportedNetworkError, match="reaches"):
-        plan_seanet(decoder, spec, engine, narrow=False)
+        plan_seanet(decoder, spec, engine, fast=False)
     wide = dataclasses.replace(tiny_spec("patch"), network=PatchConfig(patch_width=20000, width=8, overlap=4))
     encoder = build_networks(wide).encoder
     with pytest.raises(UnsupportedNetworkError, match="wide"):
-        plan_patch(encoder, wide, engine, narrow=False)
+        plan_patch(encoder, wide, engine, fast=False)
 
 
 def test_dac_runs_in_torch(engine):

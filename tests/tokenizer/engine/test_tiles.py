@@ -1,6 +1,10 @@
 """AMX in plain C++, so that what is multiplied with what is tested on machines without it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,3 +73,14 @@ def test_tiles_multiply_what_vectors_multiply(emulated, kind, changed, rows):
         assert y.shape == expected.shape
         assert float((y - expected).square().sum() / expected.square().sum()) < 1e-3
     assert torch.equal(fast.networks.quantizer.encode(latents, 4), networks.quantizer.encode(latents, 4))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("file", ["test_networks.py", "test_compact.py", "test_engine_codec.py"])
+def test_all_laws_hold_with_tiles(emulated, file):
+    """What the other files ask of the best kernels that are here, they ask of these."""
+    environment = os.environ | {"QUANTONE_TEST_TILES": "emulated"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", str(Path(__file__).parent / file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

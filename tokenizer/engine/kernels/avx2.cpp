@@ -2,6 +2,7 @@
 #define LANES 8
 #define REGISTERS 16
 #define HAS_BFLOAT 0
+#define HAS_BYTES 0
 #define HAS_TILES 0
 #include <immintrin.h>
 #include "level.h"

@@ -2,6 +2,7 @@
 #define LANES 16
 #define REGISTERS 32
 #define HAS_BFLOAT 0
+#define HAS_BYTES 0
 #define HAS_TILES 0
 #include <immintrin.h>
 #include "level.h"

@@ -11,7 +11,6 @@ constexpr int COMPACT_PANEL = 4 * LANES; // columns
 constexpr int COMPACT_ROWS = 3;          // of the past that share a panel, at most
 constexpr float BYTES_SCALE = 127 * 128; // a value of 1 in 15 bits
 #define HAS_FIXED (LANES == 16)
-#define HAS_BYTES (HAS_BFLOAT && !HAS_TILES) // tiles multiply bfloats faster than vectors multiply bytes
 
 struct Compact {
     const float *scales, *offsets;
@@ -24,10 +23,10 @@ struct Compact {
 };
 
 // Floats that they take; 0: this level does not have them, or they do not come in whole panels.
-static int64_t compact_floats(int columns, int depth, int narrow) {
-    const bool known = narrow ? HAS_BYTES && depth % 4 == 0 : HAS_FIXED;
+static int64_t compact_floats(int columns, int depth, int bytes) {
+    const bool known = bytes ? HAS_BYTES && depth % 4 == 0 : HAS_FIXED;
     if (!known || columns % COMPACT_PANEL != 0) return 0;
-    return narrow ? 2 * columns + (int64_t)columns * depth / 4 : columns + (int64_t)columns * depth / 4 * 3;
+    return bytes ? 2 * columns + (int64_t)columns * depth / 4 : columns + (int64_t)columns * depth / 4 * 3;
 }
 
 static float largest_of(const float *values, int count) {
@@ -105,8 +104,8 @@ static void pack_bytes(const float *weights, int columns, int depth, float *pack
     }
 }
 
-static void pack_compact(const float *weights, int columns, int depth, int narrow, float *packed) {
-    if (narrow) pack_bytes(weights, columns, depth, packed);
+static void pack_compact(const float *weights, int columns, int depth, int bytes, float *packed) {
+    if (bytes) pack_bytes(weights, columns, depth, packed);
     else pack_fixed(weights, columns, depth, packed);
 }
 

@@ -37,7 +37,7 @@ Arena::~Arena() {
 }
 
 static thread_local Arena arena;
-static const Level *const LEVELS[] = {&LEVEL_avx2, &LEVEL_avx512, &LEVEL_avx512_bf16, &LEVEL_amx};
+static const Level *const LEVELS[] = {&LEVEL_avx2, &LEVEL_avx512, &LEVEL_avx512_vnni, &LEVEL_avx512_bf16, &LEVEL_amx};
 
 // The system gives the memory for tiles only to processes that ask.
 static bool may_use_tiles() {
@@ -60,14 +60,15 @@ int quantone_best_level(void) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512vl"))
         return 0;
-    if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return 1;
-    return may_use_tiles() ? 3 : 2;
+    if (!__builtin_cpu_supports("avx512vnni")) return 1;
+    if (!__builtin_cpu_supports("avx512bf16")) return 2;
+    return may_use_tiles() ? 4 : 3;
 }
 
 // The one to use where nobody asks for another. Intel's vectors multiply bfloats at half the rate of floats, AMD's at twice.
 int quantone_usual_level(void) {
     const int best = quantone_best_level();
-    return best == 2 && __builtin_cpu_is("intel") ? 1 : best;
+    return best == 3 && __builtin_cpu_is("intel") ? 2 : best;
 }
 
 int64_t quantone_packed_floats(int level, int columns, int words) { return LEVELS[level]->packed_floats(columns, words); }
@@ -76,12 +77,12 @@ void quantone_pack(int level, const float *weights, int columns, int depth, int 
     LEVELS[level]->pack(weights, columns, depth, narrow, packed);
 }
 
-int64_t quantone_compact_floats(int level, int columns, int depth, int narrow) {
-    return LEVELS[level]->compact_floats(columns, depth, narrow);
+int64_t quantone_compact_floats(int level, int columns, int depth, int bytes) {
+    return LEVELS[level]->compact_floats(columns, depth, bytes);
 }
 
-void quantone_pack_compact(int level, const float *weights, int columns, int depth, int narrow, float *packed) {
-    LEVELS[level]->pack_compact(weights, columns, depth, narrow, packed);
+void quantone_pack_compact(int level, const float *weights, int columns, int depth, int bytes, float *packed) {
+    LEVELS[level]->pack_compact(weights, columns, depth, bytes, packed);
 }
 
 void quantone_unpack_fixed(int level, const float *packed, int columns, int depth, float *weights) {

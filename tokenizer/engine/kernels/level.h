@@ -26,11 +26,11 @@ struct Level {
     int64_t (*output_rows)(const Call &, int64_t input_rows);
     int64_t (*packed_floats)(int columns, int words);
     void (*pack)(const float *weights, int columns, int depth, int narrow, float *packed);
-    int64_t (*compact_floats)(int columns, int depth, int narrow);
-    void (*pack_compact)(const float *weights, int columns, int depth, int narrow, float *packed);
+    int64_t (*compact_floats)(int columns, int depth, int bytes);
+    void (*pack_compact)(const float *weights, int columns, int depth, int bytes, float *packed);
     void (*unpack_fixed)(const float *packed, int columns, int depth, float *weights);
 };
 
 // A library has the dispatcher and one of these; the others are null.
-extern const Level LEVEL_avx2 __attribute__((weak)), LEVEL_avx512 __attribute__((weak)), LEVEL_avx512_bf16 __attribute__((weak)),
-    LEVEL_amx __attribute__((weak));
+extern const Level LEVEL_avx2 __attribute__((weak)), LEVEL_avx512 __attribute__((weak)), LEVEL_avx512_vnni __attribute__((weak)),
+    LEVEL_avx512_bf16 __attribute__((weak)), LEVEL_amx __attribute__((weak));

@@ -1,6 +1,6 @@
 // Recurrent layers: what the input adds to the gates is one product for many frames, what the past adds one for all streams.
 //
-// The weights of that one are packed compactly where a few rows share them, or where bytes are multiplied faster.
+// The weights of that one are packed compactly where a few rows share them, or where bytes shall be multiplied.
 
 template <class Value> struct Lstm {
     static constexpr bool NARROW = sizeof(Value) == 2;
@@ -10,19 +10,21 @@ template <class Value> struct Lstm {
     const int64_t streams, steps;
     const int width;
     const int pitch; // of a row of gates, in floats
-    const bool compact;
+    const bool bytes, compact;
     float *gates, *cell, *hidden;
-    Value *narrow; // hidden state as it is multiplied, where not as floats
+    char *multiplied; // hidden state as bytes or bfloats, where it is not multiplied as floats
+    const int64_t multiplied_row; // bytes
     Value *between[2]; // what goes from one layer to the next, [streams, steps, width]
 
     Lstm(const Program &p, const Operation &o)
         : program(p), op(o), streams(p.streams), steps(p.places[o.input].rows), width(p.buffer(o.input).width),
           pitch((4 * p.buffer(o.input).width + LANES - 1) / LANES * LANES),
-          compact(o.layer_compact[0] && (NARROW || p.streams <= COMPACT_ROWS)) {
+          bytes(o.recurrent_bytes), compact(bytes || (o.layer_compact[0] && p.streams <= COMPACT_ROWS)),
+          multiplied_row(p.buffer(o.input).width * (bytes ? 2 : (int)sizeof(Value))) {
         gates = (float *)p.arena->take(streams * (steps < STEPS_AT_ONCE ? steps : STEPS_AT_ONCE) * pitch * 4);
         cell = (float *)p.arena->take(streams * width * 4);
         hidden = (float *)p.arena->take(streams * width * 4);
-        narrow = NARROW ? (Value *)p.arena->take(streams * width * sizeof(Value)) : (Value *)hidden;
+        multiplied = NARROW || bytes ? p.arena->take(streams * multiplied_row) : (char *)hidden;
         for (int i = 0; i < 2; i++) between[i] = (Value *)p.arena->take(streams * steps * width * sizeof(Value));
     }
 
@@ -76,11 +78,9 @@ template <class Value> struct Lstm {
     void remember(int64_t stream, int at, Floats value) {
         const int count = width - at;
         store(hidden + stream * width + at, value, count);
-        if constexpr (NARROW) {
-            uint8_t *upper = (uint8_t *)(narrow + stream * width) + at;
-            if (compact) store_bytes(upper, upper + width, value);
-            else store(narrow + stream * width + at, value, count);
-        }
+        char *row = multiplied + stream * multiplied_row;
+        if (bytes) store_bytes((uint8_t *)row + at, (uint8_t *)row + width + at, value);
+        else if (NARROW) store((Value *)row + at, value, count);
     }
 
     void run_block(int layer, int64_t first, int64_t count) {
@@ -101,16 +101,15 @@ template <class Value> struct Lstm {
     }
 
     void multiply_past(int layer, float *to, int64_t to_pitch, bool backwards) {
-        const int64_t row = width * sizeof(Value);
         if (compact) {
-            const Compact weights(op.layer_compact[layer], 4 * width, width, NARROW);
-            return add_past({(const char *)narrow, row}, streams, weights, NARROW, to, to_pitch, backwards);
+            const Compact weights(op.layer_compact[layer], 4 * width, width, bytes);
+            return add_past({multiplied, multiplied_row}, streams, weights, bytes, to, to_pitch, backwards);
         }
         const int words = NARROW ? width / 2 : width;
         const Packed weights = {(const float *)op.layer_weights[2 * layer + 1], 4 * width, words};
         Rows pasts;
         pasts.steps = 1;
-        pasts.add(narrow, row, row, words);
+        pasts.add(multiplied, multiplied_row, multiplied_row, words);
         matrix<NARROW>(pasts, streams, weights, Stored{nullptr, to, to_pitch}, backwards);
     }
 

@@ -148,16 +148,22 @@ static bool fit_tiles(const Parts &parts) {
 template <bool NARROW>
 static void multiply_tile(const Rows &rows, const Parts &parts, int64_t first, int count, int vectors, const float *panel, const Tile &tile) {
 #if HAS_TILES
-    const int64_t stream = rows.stream_of(first), step = first - stream * rows.steps;
-    if (NARROW && fit_tiles(parts) && (step + count <= rows.steps || rows.steps == 1)) {
-        Tile sums = tile;
-        for (int part = 0; part < parts.count; part++) {
-            const int segment = parts.segment[part];
-            const int64_t pitch = rows.steps == 1 ? rows.stream_pitch[segment] : rows.step_pitch[segment];
-            const char *from = (const char *)(rows.row(segment, stream, step) + parts.first[part]);
-            multiply_in_tiles(from, pitch, count, parts.words[part], panel, vectors, sums);
-            panel += (int64_t)parts.words[part] * vectors * LANES;
-            sums.from = sums.to, sums.from_pitch = sums.pitch;
+    if (NARROW && fit_tiles(parts)) { // whatever the rows, so that their sums do not depend on what they stand beside
+        for (int done = 0; done < count;) {
+            const int64_t stream = rows.stream_of(first + done), step = first + done - stream * rows.steps;
+            const int64_t apart = rows.steps == 1 ? count - done : rows.steps - step; // rows that lie one pitch apart
+            const int size = apart < count - done ? (int)apart : count - done;
+            Tile sums = {tile.from + done * tile.from_pitch, tile.to + done * tile.pitch, tile.from_pitch, tile.pitch};
+            const float *weights = panel;
+            for (int part = 0; part < parts.count; part++) {
+                const int segment = parts.segment[part];
+                const int64_t pitch = rows.steps == 1 ? rows.stream_pitch[segment] : rows.step_pitch[segment];
+                const char *from = (const char *)(rows.row(segment, stream, step) + parts.first[part]);
+                multiply_in_tiles(from, pitch, size, parts.words[part], weights, vectors, sums);
+                weights += (int64_t)parts.words[part] * vectors * LANES;
+                sums.from = sums.to, sums.from_pitch = sums.pitch;
+            }
+            done += size;
         }
         return;
     }

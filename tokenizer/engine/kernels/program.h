@@ -46,6 +46,7 @@ struct Operation {
     int32_t second_statistics;
     int32_t layers;           // LSTM
     int32_t length;           // DEPTHWISE: taps. SPECTRUM: bins. OVERLAP_ADD: hop, in samples
+    int32_t recurrent_bytes;  // LSTM: whether the compact weights are bytes
     int32_t pair_units;       // MATRIX: units of a window where windows are multiplied in pairs, see pairs.h; 0: one by one
     int64_t state;            // LSTM: hidden and cell state, [layers][2][width]
     const Segment *segments;
