@@ -48,7 +48,7 @@ def lm_dir(tiny_codec_dir, tmp_path_factory):
 
 def write_compressed(root, codec_dir, lm, num_codebooks=4):
     """Three files in one part, and one that failed, as the workers of a job write them; returns their codes by id."""
-    codec, coder = load_codec(codec_dir), load_coder(lm)
+    codec, coder = load_codec(codec_dir).with_precision("exact"), load_coder(lm)
     card = {**codec.card(), "source": str(codec_dir)}
     info = DatasetInfo(
         codec=card,
