@@ -1,12 +1,22 @@
 // Running a program: its groups one after the other, each for a few streams and rows at a time, so that what one operation
 // writes is still in the cache when the next one reads it.
 
+template <class Value> static void multiply_as(Program &program, const Operation &op) {
+    constexpr bool NARROW = sizeof(Value) == 2;
+    if (op.kind == LSTM) Lstm<Value>(program, op).run();
+    else if (op.kind == FEW_COLUMNS) few_columns<NARROW>(program, op);
+    else matrix_layer<NARROW>(program, op);
+}
+
 static void perform(Program &program, const Operation &op) {
-    const bool narrow = program.buffer(main_input(op)).narrow;
     switch (op.kind) {
-    case MATRIX: return narrow ? matrix_layer<true>(program, op) : matrix_layer<false>(program, op);
-    case FEW_COLUMNS: return narrow ? few_columns<true>(program, op) : few_columns<false>(program, op);
-    case LSTM: return narrow ? Lstm<bfloat>(program, op).run() : Lstm<float>(program, op).run();
+    case MATRIX:
+    case FEW_COLUMNS:
+    case LSTM:
+#if HAS_BFLOAT // elsewhere values are never narrow
+        if (program.buffer(main_input(op)).narrow) return multiply_as<bfloat>(program, op);
+#endif
+        return multiply_as<float>(program, op);
     case DEPTHWISE: return depthwise(program, op);
     case LAYER_NORM: return layer_norm(program, op);
     case GROUP_NORM: return op.second >= 0 ? normalize_group<true>(program, op) : normalize_group<false>(program, op);

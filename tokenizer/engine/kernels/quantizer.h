@@ -57,8 +57,10 @@ struct Searcher {
         rows.add(search.narrow ? (const void *)narrowed : relative, 0, search.width * bytes, words);
         const Packed packed = {(const float *)search.packed[level], search.entries, words};
         const float *norms = search.norms + (int64_t)level * search.entries;
-        if (search.narrow) matrix<true>(rows, frames, packed, Stored{norms, distances, pitch});
-        else matrix<false>(rows, frames, packed, Stored{norms, distances, pitch});
+#if HAS_BFLOAT
+        if (search.narrow) return matrix<true>(rows, frames, packed, Stored{norms, distances, pitch});
+#endif
+        matrix<false>(rows, frames, packed, Stored{norms, distances, pitch});
     }
 
     const float *entry_of(int level, int entry) const {
