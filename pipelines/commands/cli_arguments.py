@@ -20,7 +20,7 @@ Workers = Annotated[
 ]
 Precision = Annotated[
     Literal["exact", "fast", "plain"],
-    typer.Option(help="exact: float32; fast: bfloat16, where CPU or GPU have it; plain: float32 in torch."),
+    typer.Option(help="exact: float32; fast: bfloat16 or int16, where CPU or GPU have them; plain: float32 in torch."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
 

@@ -27,7 +27,7 @@ class DatasetInfo:
     num_codebooks: int  # levels stored
     resampler: str
     plan_sha256: str
-    precision: str = "float32"  # of the codec's networks: codes of "bfloat16" differ, see `agreement`
+    precision: str = "float32"  # or "bfloat16" for all that is "fast": codes differ, `agreement` says how many and why
     agreement: dict[str, Any] | None = None  # with float32 codes, of the bundled speech; None: the same codes
     created_at: str = ""  # UTC, ISO 8601
     software_version: str = ""

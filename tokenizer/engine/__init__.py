@@ -42,7 +42,7 @@ def build_engine(networks: Networks, spec: CodecSpec, precision: Precision) -> E
     Args:
         networks: torch modules, with their weights, on a device.
         spec: of their codec.
-        precision: "exact" computes in float32; "fast" in bfloat16, where the processor multiplies those faster.
+        precision: "exact" computes in float32; "fast" in what the processor multiplies fastest, see `Kernels`.
     """
     encoder, decoder, quantizer = networks
     device = next(encoder.parameters()).device
@@ -56,8 +56,8 @@ def build_engine(networks: Networks, spec: CodecSpec, precision: Precision) -> E
         planned = [_planned(network, spec, kernels, fast=fast) for network in (encoder, decoder)]
     except UnsupportedNetworkError:
         return Engine(networks, "torch")
-    name = f"{kernels.name}, {'bfloat16' if fast and kernels.has_bfloat else 'float32'}"
-    return Engine(Networks(planned[0], planned[1], EngineQuantizer(quantizer, kernels)), name)
+    numbers = kernels.fast_numbers if fast else "float32"
+    return Engine(Networks(planned[0], planned[1], EngineQuantizer(quantizer, kernels)), f"{kernels.name}, {numbers}")
 
 
 def _planned(network: StreamingLayer, spec: CodecSpec, kernels: Kernels, *, fast: bool) -> EngineNetwork:

@@ -22,12 +22,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tokenizer.engine.structures import declare
 
+Numbers = Literal["float32", "int16", "bfloat16"]
 LEVELS = ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 PLAIN = "plain"
 _SOURCES = Path(__file__).parent / "kernels"
@@ -40,6 +42,7 @@ _FLAGS = {
     "avx512_bf16": (*_WIDE, "-mavx512bf16", "-mavx512vnni"),
     "amx": (*_WIDE, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
+_FAST_NUMBERS: dict[str, Numbers] = {"avx512_vnni": "int16", "avx512_bf16": "bfloat16", "amx": "bfloat16"}
 _COMMON_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-w")
 _BUILD_TIMEOUT_S = 600
 _log = logging.getLogger(__name__)
@@ -58,9 +61,14 @@ class Kernels:
         return LEVELS[self.level]
 
     @property
+    def fast_numbers(self) -> Numbers:
+        """Those that are multiplied fastest, of at least 16 bits."""
+        return _FAST_NUMBERS.get(self.name, "float32")
+
+    @property
     def has_bfloat(self) -> bool:
-        """Whether narrow numbers are multiplied faster than floats."""
-        return self.name in ("avx512_bf16", "amx")
+        """Whether bfloats are multiplied faster than floats."""
+        return self.fast_numbers == "bfloat16"
 
     def pack(self, weights: Tensor, *, narrow: bool) -> Tensor:
         """Weights [columns, depth] as the kernels read them."""

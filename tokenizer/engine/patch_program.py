@@ -28,8 +28,9 @@ def plan_patch(network: PatchEncoder | PatchDecoder, spec: CodecSpec, kernels: K
         raise UnsupportedNetworkError("a patch network of another family's codec")
     widths = (spec.network.width, spec.network.hidden_width, spec.network.patch_width, spec.latent_dim)
     even = all(width % 2 == 0 for width in (*widths, spec.hop_length * spec.channels))
-    narrow = fast and kernels.has_bfloat and even
-    builder = ProgramBuilder(kernels, narrow=narrow, whole_files=False, rows_per_frame=1, block_frames=BLOCK_FRAMES)
+    builder = ProgramBuilder(
+        kernels, fast=fast, even=even, whole_files=False, rows_per_frame=1, block_frames=BLOCK_FRAMES
+    )
     planner = PatchPlanner(builder)
     return planner.encoder(network) if isinstance(network, PatchEncoder) else planner.decoder(network)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenizer.engine.integer_weights import integer_weights, part_lengths
 from tokenizer.engine.library import Kernels
 from tokenizer.engine.program import Buffer, Operation, Program, UnsupportedNetworkError, Window
 from tokenizer.engine.program_layout import ProgramLayout
@@ -22,16 +23,26 @@ class ProgramBuilder:
 
     Args:
         kernels: that will run it.
-        narrow: whether values between layers are bfloats.
+        fast: whether values between layers are bfloats, or are multiplied as integers, where the kernels have them.
+        even: whether rows have whole pairs of values.
         whole_files: for networks that look at the end of a file; otherwise streams come in chunks.
         rows_per_frame: of the input.
         block_frames: in a block, where all layers shall share blocks of one size.
     """
 
     def __init__(
-        self, kernels: Kernels, *, narrow: bool, whole_files: bool, rows_per_frame: int, block_frames: int | None = None
+        self,
+        kernels: Kernels,
+        *,
+        fast: bool,
+        even: bool,
+        whole_files: bool,
+        rows_per_frame: int,
+        block_frames: int | None = None,
     ) -> None:
-        self.kernels, self.narrow, self.whole_files = kernels, narrow, whole_files
+        self.kernels, self.whole_files = kernels, whole_files
+        self.narrow = fast and even and kernels.has_bfloat
+        self._integers = fast and kernels.fast_numbers == "int16"
         self._rows_per_frame, self._block_frames = rows_per_frame, block_frames
         self.buffers: list[Buffer] = []
         self.operations: list[Operation] = []
@@ -80,6 +91,12 @@ class ProgramBuilder:
         else:
             packed = self.kernels.pack(weights, narrow=narrow)
         tensors = {"weights": packed, "bias": padded(bias, columns)}
+        parts = part_lengths([(self.buffers[window.buffer].width, window.length) for window in windows])
+        if self._integers and not few and parts is not None:
+            integers = integer_weights(weights, parts)
+            tensors["weights"] = self.kernels.pack(integers.words.view(torch.float32), narrow=False)
+            tensors["column_scales"] = padded(integers.scales, columns)
+            pairs = False
         units = 0 if few or not pairs else self._pair_units(windows, numbers["stride"], narrow=narrow)
         if units:
             products = pair_products(weights, units)

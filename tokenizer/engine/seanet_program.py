@@ -39,7 +39,8 @@ class SeanetPlanner:
         self._fast = fast
         self._builder = ProgramBuilder(
             kernels,
-            narrow=fast and kernels.has_bfloat and even,
+            fast=fast,
+            even=even,
             whole_files=any(layer.right for layer in convolutions if isinstance(layer, Conv1d)),
             rows_per_frame=spec.hop_length if encodes else 1,
         )

@@ -66,7 +66,7 @@ class OperationStruct(Structure):
         *((name, c_int32) for name in ("recurrent_bytes", "pair_units")),
         ("state", c_int64),
         ("segments", POINTER(SegmentStruct)),
-        *((name, c_void_p) for name in ("weights", "pair_weights", "bias")),
+        *((name, c_void_p) for name in ("weights", "pair_weights", "column_scales", "bias")),
         *((name, POINTER(c_void_p)) for name in ("layer_weights", "layer_compact", "layer_biases")),
         *((name, c_void_p) for name in ("gain", "shift", "second_gain", "second_shift")),
     )

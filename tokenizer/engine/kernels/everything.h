@@ -3,6 +3,7 @@
 #include "matrix.h"
 #include "pairs.h"
 #include "place.h"
+#include "integers.h"
 #include "layers.h"
 #include "compact.h"
 #include "lstm.h"

@@ -205,11 +205,15 @@ static void lay_out(Program &program) {
     output.data = (char *)call.output;
 }
 
-// What the largest operation needs for its pairs.
-static int64_t pair_bytes(const Call &call) {
+// What the largest operation needs for its pairs, or for its rows as integers.
+static int64_t mixed_bytes(const Call &call) {
     int64_t most = 0;
     for (int i = 0; i < call.num_operations; i++) {
         const Operation &op = call.operations[i];
+        if (op.kind == MATRIX && op.column_scales) {
+            const int64_t bytes = IntegerShape(call, op).bytes();
+            most = bytes > most ? bytes : most;
+        }
         if (op.pair_units == 0) continue;
         const int unit = op.segments[0].length / op.pair_units;
         const int64_t bytes = mixed_bytes(op.pair_units, call.buffers[main_input(op)].narrow ? unit / 2 : unit);
@@ -226,7 +230,7 @@ static int run(const Call &call, Arena &arena) {
     program.arena = &arena;
     lay_out(program);
     program.scratch = (float *)arena.take(SHARED_ROWS * PANEL_FLOATS * 4 + 65536);
-    program.mixed = arena.take(pair_bytes(call));
+    program.mixed = arena.take(mixed_bytes(call));
     const int64_t statistics = call.num_statistics * call.streams * 3 * (int64_t)sizeof(double);
     program.statistics = (double *)arena.take(statistics);
     if (arena.failed) return NO_MEMORY;

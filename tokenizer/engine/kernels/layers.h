@@ -81,6 +81,9 @@ template <bool NARROW> static void few_columns(const Program &program, const Ope
 // Windows times weights, in pairs where they come so; `finish` gets the sums as Finished has it.
 template <bool NARROW, class Finish>
 static void multiply_windows(const Program &program, const Operation &op, const Rows &rows, const Packed &weights, const Finish &finish) {
+#if HAS_INTEGERS
+    if (op.column_scales) return integer_matrix(program, op, rows, weights, finish);
+#endif
     const int64_t odd = rows.steps % 2, streams = program.streams;
     if (op.pair_units == 0 || rows.steps < 2 || (odd && streams > 1))
         return matrix<NARROW>(rows, rows.steps * streams, weights, Finished<Finish>{op.bias, program.scratch, finish});

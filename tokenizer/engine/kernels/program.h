@@ -52,6 +52,7 @@ struct Operation {
     const Segment *segments;
     const void *weights;      // packed, but for FEW_COLUMNS and DEPTHWISE
     const void *pair_weights; // packed, product after product
+    const float *column_scales; // MATRIX: of weights that are integers, padded; null: they are floats or bfloats
     const float *bias;        // padded to whole vectors
     const void *const *layer_weights; // LSTM: packed input and recurrent weights, layer by layer
     const void *const *layer_compact; // recurrent weights in fewer bytes, or null; bytes stand for themselves, others beside them
