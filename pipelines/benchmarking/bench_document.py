@@ -35,7 +35,7 @@ This page is written by `quantone bench all` from [`benchmarks/results/`](../ben
   of its best matrix product, and weights and samples at the rate of its caches and memory, as measured in the same
   run. **gap** is how many times faster that is than what was measured. `quantone bench limit` shows it by layer. A
   product of ours that beats the best one of torch shows as a share of a few percent above 100.
-- "Exact" gives the codes of float32, "fast" computes in bfloat16. Codecs of other packages have random weights, which
+- "Exact" gives the codes of float32, "fast" computes in 16 bits. Codecs of other packages have random weights, which
   cost as much as trained ones; ours have the weights of `encodec` beside them.
 - The last column measures a row again.
 """

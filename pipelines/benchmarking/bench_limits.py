@@ -20,7 +20,7 @@ from tokenizer.presets import PRESETS
 _ARITHMETIC: dict[str, Precision] = {
     "quantone plain": "fp32",
     "quantone exact": "fp32",
-    "quantone fast": "bf16",
+    "quantone fast": "half",
     "encodec": "fp32",
     "transformers EncodecModel": "fp32",
 }

@@ -12,7 +12,7 @@ import torch
 
 from pipelines.benchmarking.bench_turns import torch_threads
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "half", "int8"]  # half: of 16 bits, bfloats or integers
 
 _SIZES = ((1024, 1024, 1024), (2048, 512, 512), (512, 512, 2048))  # m, k, n: square, and as layers of networks have it
 _RECURRENT = (2048, 512)  # of an LSTM with 512 channels, as EnCodec has it: 4 MiB that every frame reads
@@ -34,7 +34,7 @@ class Ceilings:
         """Of a precision, or of a wider one where that is faster, as without instructions for the narrow one."""
         wider = {
             "fp32": (self.fp32_flops,),
-            "bf16": (self.fp32_flops, self.bf16_flops),
+            "half": (self.fp32_flops, self.bf16_flops, self.int8_flops / 2),  # two products of bytes in place of one
             "int8": (self.fp32_flops, self.bf16_flops, self.int8_flops),
         }
         return max(wider[precision])

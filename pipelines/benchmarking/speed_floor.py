@@ -17,7 +17,7 @@ from pipelines.benchmarking.machine_ceilings import Ceilings, Precision
 from pipelines.benchmarking.operation_count import LayerWork, total_macs
 
 # Of a weight that each step reads anew, as the smallest packing of our kernels has it: 24 bits for float32, else 8.
-_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 3, "bf16": 1, "int8": 1}
+_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 3, "half": 1, "int8": 1}
 
 
 def layer_floor_s(layer: LayerWork, ceilings: Ceilings, precision: Precision, batch_size: int = 1) -> float:
@@ -40,14 +40,14 @@ def limit(layers: Iterable[LayerWork], ceilings: Ceilings, precision: Precision,
 def limit_table(layers: list[LayerWork], ceilings: Ceilings, batch_size: int = 1) -> Table:
     """Work and least time by layer for a terminal; the last row is the sum and the limit."""
     table = Table(box=None, header_style="bold")
-    for heading in ("layer", "MMAC / s of audio", "in pairs", "share", "fp32 ms", "bf16 ms"):
+    for heading in ("layer", "MMAC / s of audio", "in pairs", "share", "fp32 ms", "16-bit ms"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     everything, least = total_macs(layers), sum(layer.least_macs for layer in layers)
     for layer in layers:
         cells = [f"{layer.macs / 1e6:.2f}", f"{layer.least_macs / 1e6:.2f}", f"{layer.least_macs / least:.1%}"]
-        cells += [f"{1000 * layer_floor_s(layer, ceilings, p, batch_size):.3f}" for p in ("fp32", "bf16")]
+        cells += [f"{1000 * layer_floor_s(layer, ceilings, p, batch_size):.3f}" for p in ("fp32", "half")]
         table.add_row(layer.name, *cells)
-    sums = [1000 * floor_s(layers, ceilings, p, batch_size) for p in ("fp32", "bf16")]
+    sums = [1000 * floor_s(layers, ceilings, p, batch_size) for p in ("fp32", "half")]
     milli = [f"{value:.3f}" for value in sums]
     table.add_row("all", f"{everything / 1e6:.2f}", f"{least / 1e6:.2f}", "100.0%", *milli, style="bold")
     table.add_row("x real time", "", "", "", *(f"{1000 / value:.0f}" for value in sums), style="bold")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 MOST_INTEGER = 8191  # of what they are multiplied by
-PART_VALUES = 512  # of a row, summed in 32 bits
-MOST_SEGMENTS, MOST_PARTS, LEAST_WIDTH = 4, 128, 32
+PART_VALUES = 256  # of a row, summed in 32 bits
+MOST_SEGMENTS, MOST_PARTS, LEAST_WIDTH = 4, 128, 64
 _MOST_WEIGHT = 32767
 _MOST_SUM = 2**31 - 1
 

@@ -72,7 +72,7 @@ def test_a_language_model_costs_its_weights_for_each_frame():
 def test_a_layer_takes_the_longer_of_multiplying_and_reading():
     layer = LayerWork("lstm", macs=1e9, step_weights=2e9)
     assert layer_floor_s(layer, CEILINGS, "fp32") == pytest.approx(1.5)  # 6 GB of weights at 4 GB/s
-    assert layer_floor_s(layer, CEILINGS, "bf16") == pytest.approx(0.5)  # 2 GB
+    assert layer_floor_s(layer, CEILINGS, "half") == pytest.approx(0.5)  # 2 GB
     assert layer_floor_s(layer, CEILINGS, "fp32", batch_size=8) == pytest.approx(1.0)  # 2 GFLOP at 2 GFLOP/s
     assert layer_floor_s(replace(layer, saved_macs=0.75e9), CEILINGS, "fp32", batch_size=16) == pytest.approx(0.25)
     assert layer_floor_s(LayerWork("io", memory_bytes=3e9), CEILINGS, "fp32") == pytest.approx(3.0)
@@ -86,7 +86,12 @@ def test_layers_follow_one_another():
 
 def test_a_narrow_precision_that_is_slower_is_not_used():
     slow = replace(CEILINGS, bf16_flops=1e9, int8_flops=1e9)
-    assert [slow.flops(precision) for precision in ("fp32", "bf16", "int8")] == [2e9] * 3
+    assert [slow.flops(precision) for precision in ("fp32", "half", "int8")] == [2e9] * 3
+
+
+def test_integers_of_16_bits_go_at_half_the_rate_of_bytes():
+    """Where bfloats are slow, "fast" multiplies those."""
+    assert replace(CEILINGS, bf16_flops=1e9, int8_flops=6e9).flops("half") == 3e9
 
 
 def test_ceilings_are_measured_and_the_better_of_two_counts():

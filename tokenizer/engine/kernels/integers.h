@@ -6,8 +6,8 @@
 // was chosen; parts are added as floats. So a row's sums depend on no other row.
 
 constexpr int MOST_INTEGER = 8191;
-constexpr int INTEGER_VALUES = 512;
-constexpr int INTEGER_BYTES = 1 << 18; // of rows as integers, about, that panels share
+constexpr int INTEGER_VALUES = 256;
+constexpr int INTEGER_BYTES = 1 << 19; // of rows as integers, about, that panels share
 constexpr int INTEGER_SEGMENTS = 4;
 constexpr int INTEGER_PARTS = 128;
 #define HAS_INTEGERS (HAS_BYTES && !HAS_BFLOAT)
@@ -42,17 +42,20 @@ struct IntegerShape {
     int64_t bytes() const { return windows_at_once() * window_bytes + INTEGER_SEGMENTS * 64; }
 };
 
+#if HAS_INTEGERS
 // To integers, for values that fill whole vectors; the scale.
 static float quantize(const float *from, int width, int16_t *to) {
-    typedef int16_t Words __attribute__((vector_size(LANES * 2), aligned(2)));
-    Floats most = {};
-    for (int i = 0; i < width; i += LANES) most = larger(most, larger(load(from + i), -load(from + i)));
-    float largest = 1e-30f;
-    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    __m512 most = _mm512_set1_ps(1e-30f), other = most;
+    for (int i = 0; i < width; i += LANES) { // by turns: neither waits for the one before
+        const __m512 next = _mm512_max_ps(other, _mm512_abs_ps((__m512)load(from + i)));
+        other = most;
+        most = next;
+    }
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(most, other));
     const Floats inverse = all(MOST_INTEGER / largest);
     for (int i = 0; i < width; i += LANES) {
-        const Floats rounded = load(from + i) * inverse + 12582912.f - 12582912.f;
-        *(Words *)(to + i) = __builtin_convertvector(__builtin_convertvector(rounded, Ints), Words);
+        const __m512i rounded = _mm512_cvtps_epi32((__m512)(load(from + i) * inverse));
+        _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtepi32_epi16(rounded));
     }
     return largest / MOST_INTEGER;
 }
@@ -83,7 +86,6 @@ struct IntegerRows {
     }
 };
 
-#if HAS_INTEGERS
 struct IntegerTile {
     const uint32_t *rows[MOST_ROWS];
     float scales[MOST_ROWS];
@@ -119,10 +121,14 @@ static void multiply_integers(const IntegerTile &tile, int64_t words, const floa
 }
 
 typedef void (*MultiplyIntegers)(const IntegerTile &, int64_t, const float *, const float *);
-#define BY_ROWS(V) {nullptr, multiply_integers<1, V>, multiply_integers<2, V>, multiply_integers<3, V>, multiply_integers<4, V>, \
-    multiply_integers<5, V>, multiply_integers<6, V>}
-static constexpr int INTEGER_ROWS = rows_at_once(PANEL); // of a tile
-static constexpr MultiplyIntegers MULTIPLY_INTEGERS[PANEL + 1][INTEGER_ROWS + 1] = {{}, BY_ROWS(1), BY_ROWS(2), BY_ROWS(3), BY_ROWS(4)};
+template <int ROWS, int VECTORS> static constexpr MultiplyIntegers chosen_integers() {
+    if constexpr (ROWS <= rows_at_once(VECTORS)) return multiply_integers<ROWS, VECTORS>;
+    return nullptr;
+}
+#define BY_ROWS(V) {nullptr, chosen_integers<1, V>(), chosen_integers<2, V>(), chosen_integers<3, V>(), chosen_integers<4, V>(), \
+    chosen_integers<5, V>(), chosen_integers<6, V>(), chosen_integers<7, V>(), chosen_integers<8, V>(), chosen_integers<9, V>(), \
+    chosen_integers<10, V>(), chosen_integers<11, V>(), chosen_integers<12, V>(), chosen_integers<13, V>(), chosen_integers<14, V>()}
+static constexpr MultiplyIntegers MULTIPLY_INTEGERS[PANEL + 1][MOST_ROWS + 1] = {{}, BY_ROWS(1), BY_ROWS(2), BY_ROWS(3), BY_ROWS(4)};
 #undef BY_ROWS
 
 // As matrix, for windows of rows that fill whole vectors.
@@ -136,12 +142,13 @@ static void integer_matrix(const Program &program, const Operation &op, const Ro
         const IntegerRows own(rows, shape, begin, count, op.stride, (char *)program.mixed);
         for (int column = 0; column < weights.columns; column += PANEL_FLOATS) {
             const int left = weights.columns - column, vectors = left >= PANEL_FLOATS ? PANEL : (left + LANES - 1) / LANES;
+            const int at_once = rows_at_once(vectors);
             const float *panel = weights.panels + (int64_t)column * words;
             for (int number = 0; number < shape.num_parts; number++) {
                 const IntegerPart &part = shape.parts[number];
                 const int s = part.segment, width = shape.width[s];
-                for (int64_t first = 0; first < count; first += INTEGER_ROWS) {
-                    const int size = count - first < INTEGER_ROWS ? (int)(count - first) : INTEGER_ROWS;
+                for (int64_t first = 0; first < count; first += at_once) {
+                    const int size = count - first < at_once ? (int)(count - first) : at_once;
                     IntegerTile tile;
                     tile.to = program.scratch + first * vectors * LANES, tile.pitch = vectors * LANES;
                     tile.from = number ? tile.to : op.bias + column, tile.from_pitch = number ? tile.pitch : 0;
