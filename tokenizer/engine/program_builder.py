@@ -86,21 +86,8 @@ class ProgramBuilder:
         numbers = {"stride": 1, "up": 1, "statistics": -1, "columns": columns, **settings}
         simple = fields.keys() == {"output"} and numbers["up"] == 1 and numbers["statistics"] < 0
         few = columns <= 4 and simple and not self.buffers[fields["output"]].narrow
-        if few:
-            packed = weights.detach().to(torch.bfloat16 if narrow else torch.float32).contiguous().clone()
-        else:
-            packed = self.kernels.pack(weights, narrow=narrow)
-        tensors = {"weights": packed, "bias": padded(bias, columns)}
-        parts = part_lengths([(self.buffers[window.buffer].width, window.length) for window in windows])
-        if self._integers and not few and parts is not None:
-            integers = integer_weights(weights, parts)
-            tensors["weights"] = self.kernels.pack(integers.words.view(torch.float32), narrow=False)
-            tensors["column_scales"] = padded(integers.scales, columns)
-            pairs = False
-        units = 0 if few or not pairs else self._pair_units(windows, numbers["stride"], narrow=narrow)
+        tensors, units = self._packed(windows, weights, numbers["stride"], few=few, pairs=pairs)
         if units:
-            products = pair_products(weights, units)
-            tensors["pair_weights"] = torch.cat([self.kernels.pack(product, narrow=narrow) for product in products])
             numbers["pair_units"] = units
         self.add(
             Operation(
@@ -109,10 +96,30 @@ class ProgramBuilder:
                 inputs=[window.buffer for window in windows],
                 numbers=numbers,
                 windows=windows,
-                tensors=tensors,
+                tensors=tensors | {"bias": padded(bias, columns)},
                 **fields,
             )
         )
+
+    def _packed(
+        self, windows: Sequence[Window], weights: Tensor, stride: int, *, few: bool, pairs: bool
+    ) -> tuple[dict[str, Tensor], int]:
+        """Weights as the kernels read them, and how many units a window has where two are multiplied together."""
+        narrow = self.buffers[windows[0].buffer].narrow
+        if few:
+            return {"weights": weights.detach().to(torch.bfloat16 if narrow else torch.float32).contiguous().clone()}, 0
+        rows = [(self.buffers[window.buffer].width, window.length) for window in windows]
+        parts = part_lengths(rows) if self._integers else None
+        if parts is not None:
+            words, scales = integer_weights(weights, parts)
+            packed = self.kernels.pack(words.view(torch.float32), narrow=False)
+            return {"weights": packed, "column_scales": padded(scales, len(weights))}, 0
+        tensors = {"weights": self.kernels.pack(weights, narrow=narrow)}
+        units = self._pair_units(windows, stride, narrow=narrow) if pairs else 0
+        if units:
+            products = pair_products(weights, units)
+            tensors["pair_weights"] = torch.cat([self.kernels.pack(product, narrow=narrow) for product in products])
+        return tensors, units
 
     def _pair_units(self, windows: Sequence[Window], stride: int, *, narrow: bool) -> int:
         """How many units a window has, where two windows side by side are better multiplied together; otherwise 0."""
