@@ -21,8 +21,8 @@ def waveforms_of(codec, lengths):
 
 @pytest.fixture(scope="module", params=KINDS)
 def codec(request):
-    """Every family, those included that cannot share a pass."""
-    return make_codec(tiny_spec(request.param))
+    """Every family, those included that cannot share a pass, as the job computes: batches move no bit."""
+    return make_codec(tiny_spec(request.param)).with_precision("exact")
 
 
 def test_quality_is_that_of_decoding_each_alone(codec):
@@ -32,10 +32,7 @@ def test_quality_is_that_of_decoding_each_alone(codec):
     for waveform, quality in zip(waveforms[:2] + waveforms[3:5], measured[:2] + measured[3:5], strict=True):
         decoded = codec.decode(codec.encode(waveform, bandwidth_kbps=24))[0].mean(dim=0)
         expected = si_snr(waveform[0], decoded, 24000), mel_distance(waveform[0], decoded, 24000)
-        assert quality.mel_distance == pytest.approx(expected[1], abs=1e-3)
-        # What an untrained codec decodes has next to nothing of what it heard: as little as floats can tell.
-        amplitudes = [10 ** (decibels / 20) for decibels in (quality.si_snr_db, expected[0])]
-        assert amplitudes[0] == pytest.approx(amplitudes[1], rel=1e-4, abs=1e-7)
+        assert (quality.si_snr_db, quality.mel_distance) == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_has_no_answer_is_none(codec):
