@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pipelines import s3_server, storage
+from pipelines.corpus.kept_heap import keep_heap
 from pipelines.corpus.stage_seconds import StageSeconds
 from pipelines.datasets.parts import ErrorRow
 from pipelines.inputs.segment_reader import Cursor, SegmentRead, read_segments
@@ -19,6 +20,7 @@ from pipelines.inputs.sources import SourceFile
 from tokenizer import CodecSpec, DatasetError, QuantoneError
 
 Pulse = Callable[[int], None]  # called with the position of what is worked on now
+_KEPT_BYTES = 2**26  # some minutes of audio; what a longer file took goes back
 _RETRY_AFTER_S = (0.5, 2.0, 8.0)  # a network that fails for longer than that is no hiccup
 
 
@@ -88,6 +90,7 @@ def read_bundle(
         SourceUnreachableError: the server of the inputs does not answer: no input is to blame.
     """
     torch.set_num_threads(1)
+    keep_heap(_KEPT_BYTES)
     stages = StageSeconds()
     with stages.rest_timed("reading"):
         items, unfinished = _read_all(work, settings, stages, pulse)

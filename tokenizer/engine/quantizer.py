@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tokenizer.engine.integer_weights import integer_weights, part_lengths
 from tokenizer.engine.library import Kernels
 from tokenizer.engine.row_threads import in_threads
 from tokenizer.engine.structures import Result, SearchStruct
@@ -23,12 +24,12 @@ class EngineQuantizer(ResidualQuantizer):
         self.codebooks, self.centres = plain.codebooks, plain.centres
         offsets = plain.offsets * -2.0  # norm - 2 x.c is then a product alone
         self._kernels = kernels
-        self._narrow = kernels.has_bfloat and offsets.shape[2] % 2 == 0
-        self._packed = [kernels.pack(level, narrow=self._narrow) for level in offsets]
+        self._packed, rounded, self._entry_scales = _packed(offsets, kernels)
+        self._narrow = rounded.dtype == torch.bfloat16
         self._pointers = (ctypes.c_void_p * len(self._packed))(*(packed.data_ptr() for packed in self._packed))
-        self._norms = torch.cat([plain.norms.flatten(), torch.zeros(64)])
+        self._norms = _and_a_panel(plain.norms)
         self._longest = offsets.norm(dim=2).amax(dim=1)
-        self._roundings = (offsets - offsets.bfloat16().float()).norm(dim=2).amax(dim=1)
+        self._roundings = (offsets.double() - rounded.double()).norm(dim=2).amax(dim=1).float()
 
     def encode(self, latents: Tensor, num_codebooks: int) -> Tensor:
         """Nearest entry of each level to what is left: [B, D, T] to [B, K, T] int64."""
@@ -46,6 +47,7 @@ class EngineQuantizer(ResidualQuantizer):
                 norms=self._norms.data_ptr(),
                 centres=self.centres.data_ptr(),
                 codebooks=self.codebooks.data_ptr(),
+                entry_scales=None if self._entry_scales is None else self._entry_scales.data_ptr(),
                 longest=self._longest.data_ptr(),
                 roundings=self._roundings.data_ptr(),
                 frames=end - begin,
@@ -67,3 +69,22 @@ class EngineQuantizer(ResidualQuantizer):
         bags = (codes + levels).transpose(1, 2).reshape(-1, num_codebooks)
         latents = functional.embedding_bag(bags, self.codebooks.flatten(0, 1), mode="sum")
         return latents.view(batch_size, num_frames, self.codebooks.shape[2]).transpose(1, 2)
+
+
+def _packed(offsets: Tensor, kernels: Kernels) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Offsets [K, V, D] level by level as the kernels multiply them, what they are worth, and the scales of integers."""
+    width = offsets.shape[2]
+    if kernels.fast_numbers == "int16" and part_lengths([(width, width)]) == [width]:
+        levels = [integer_weights(level, [width]) for level in offsets]
+        packed = [kernels.pack(level.words.view(torch.float32), narrow=False) for level in levels]
+        scales = torch.stack([level.scales for level in levels])
+        values = torch.stack([level.words.view(torch.int16) for level in levels])
+        return packed, values.double() * scales.double()[..., None], _and_a_panel(scales)
+    narrow = kernels.has_bfloat and width % 2 == 0
+    packed = [kernels.pack(level, narrow=narrow) for level in offsets]
+    return packed, offsets.bfloat16() if narrow else offsets, None
+
+
+def _and_a_panel(values: Tensor) -> Tensor:
+    """[K, V] in a row, and zeros for the kernels to read where a last panel ends early."""
+    return torch.cat([values.flatten(), torch.zeros(64)])

@@ -77,11 +77,12 @@ struct Call {
 };
 
 struct Search { // residual vector quantization of frames
-    const void *const *packed; // -2 times the entries less their centre, level by level: of floats, or of bfloats
-    int32_t narrow;            // 1: of bfloats; the entries that come into question are then compared again in floats
+    const void *const *packed; // -2 times the entries less their centre, level by level: of floats, bfloats or integers
+    int32_t narrow;            // 1: of bfloats
     int32_t levels, entries, width;
     const float *norms, *centres, *codebooks; // [K, V] and a panel's width, [K, D], [K, V, D]
-    const float *longest, *roundings; // [K]: norm of the longest offset, and of the largest rounding to bfloats
+    const float *entry_scales;        // [K, V] and a panel's width: of integers; null for none
+    const float *longest, *roundings; // [K]: norm of the longest offset, and of the largest rounding
     int64_t frames;
     const float *latents; // [frames, D]
     int64_t *codes;       // [frames, levels]
