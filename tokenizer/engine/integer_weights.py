@@ -10,7 +10,7 @@ from torch import Tensor
 
 MOST_INTEGER = 8191  # of what they are multiplied by
 PART_VALUES = 256  # of a row, summed in 32 bits
-MOST_SEGMENTS, MOST_PARTS, LEAST_WIDTH = 4, 128, 64
+MOST_SEGMENTS, MOST_PARTS, LEAST_WIDTH = 4, 128, 32
 _MOST_WEIGHT = 32767
 _MOST_SUM = 2**31 - 1
 
@@ -37,6 +37,17 @@ def part_lengths(segments: Sequence[tuple[int, int]]) -> list[int] | None:
         row = [min(PART_VALUES, width - first) for first in range(0, width, PART_VALUES)]
         lengths += row * (length // width)
     return lengths if len(lengths) <= MOST_PARTS else None
+
+
+def whole_strides(rows: Sequence[tuple[int, int]], stride: int) -> list[tuple[int, int]]:
+    """The rows of a stride as one row, where all segments of a window are whole strides long: longer parts.
+
+    Args:
+        rows: width and length of each segment.
+        stride: rows from one window to the next.
+    """
+    whole = all(length % (width * stride) == 0 for width, length in rows)
+    return [(width * stride if whole else width, length) for width, length in rows]
 
 
 def integer_weights(weights: Tensor, lengths: Sequence[int]) -> IntegerWeights:

@@ -50,6 +50,7 @@ class RecurrentLayer(NamedTuple):
     """Packed weights of one layer of an LSTM."""
 
     inputs: Tensor
+    input_scales: Tensor | None  # of integers
     recurrent: Tensor | None  # None: the compact ones are all that is used
     compact: Tensor | None
     bias: Tensor

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.engine.integer_weights import integer_weights, part_lengths
+from tokenizer.engine.integer_weights import integer_weights, part_lengths, whole_strides
 from tokenizer.engine.library import Kernels
 from tokenizer.engine.program import Buffer, Operation, Program, UnsupportedNetworkError, Window
 from tokenizer.engine.program_layout import ProgramLayout
@@ -109,17 +109,28 @@ class ProgramBuilder:
         if few:
             return {"weights": weights.detach().to(torch.bfloat16 if narrow else torch.float32).contiguous().clone()}, 0
         rows = [(self.buffers[window.buffer].width, window.length) for window in windows]
-        parts = part_lengths(rows) if self._integers else None
-        if parts is not None:
-            words, scales = integer_weights(weights, parts)
-            packed = self.kernels.pack(words.view(torch.float32), narrow=False)
-            return {"weights": packed, "column_scales": padded(scales, len(weights))}, 0
+        integers = self.integers(weights, whole_strides(rows, stride))
+        if integers is not None:
+            return {"weights": integers[0], "column_scales": integers[1]}, 0
         tensors = {"weights": self.kernels.pack(weights, narrow=narrow)}
         units = self._pair_units(windows, stride, narrow=narrow) if pairs else 0
         if units:
             products = pair_products(weights, units)
             tensors["pair_weights"] = torch.cat([self.kernels.pack(product, narrow=narrow) for product in products])
         return tensors, units
+
+    def integers(self, weights: Tensor, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
+        """Weights [columns, depth] packed as integers, and the scales of columns; None where floats are multiplied.
+
+        Args:
+            weights: of a product.
+            rows: width and length of each segment of what they are multiplied by.
+        """
+        parts = part_lengths(rows) if self._integers else None
+        if parts is None:
+            return None
+        words, scales = integer_weights(weights, parts)
+        return self.kernels.pack(words.view(torch.float32), narrow=False), padded(scales, len(weights))
 
     def _pair_units(self, windows: Sequence[Window], stride: int, *, narrow: bool) -> int:
         """How many units a window has, where two windows side by side are better multiplied together; otherwise 0."""

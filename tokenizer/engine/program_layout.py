@@ -173,6 +173,7 @@ def _operation_struct(operation: Operation, place: dict[int, int], frame_rows: i
         setattr(struct, name, tensor.data_ptr())
     if operation.layers:
         weights = [part for layer in operation.layers for part in (layer.inputs, layer.recurrent)]
+        struct.layer_scales = _pointers([layer.input_scales for layer in operation.layers])
         struct.layer_weights = _pointers(weights)
         struct.layer_compact = _pointers([layer.compact for layer in operation.layers])
         struct.layer_biases = _pointers([layer.bias for layer in operation.layers])

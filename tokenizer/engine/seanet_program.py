@@ -201,7 +201,8 @@ class SeanetPlanner:
         for input_weights, recurrent, *biases in layer.lstm.all_weights:
             weights = self._recurrent_weights(recurrent, narrow=narrow)
             bias = padded(biases[0] + biases[1], len(recurrent))
-            layers.append(RecurrentLayer(kernels.pack(input_weights, narrow=narrow), *weights, bias))
+            inputs = self._builder.integers(input_weights, [(buffer.width, buffer.width)])
+            layers.append(RecurrentLayer(*(inputs or (kernels.pack(input_weights, narrow=narrow), None)), *weights, bias))
         numbers = {"recurrent_bytes": int(layers[0].recurrent is None)}
         wanted = self._wanted(buffer.width, following)
         zeros = torch.zeros(-(-4 * buffer.width // 64) * 64)

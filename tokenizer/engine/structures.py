@@ -67,7 +67,7 @@ class OperationStruct(Structure):
         ("state", c_int64),
         ("segments", POINTER(SegmentStruct)),
         *((name, c_void_p) for name in ("weights", "pair_weights", "column_scales", "bias")),
-        *((name, POINTER(c_void_p)) for name in ("layer_weights", "layer_compact", "layer_biases")),
+        *((name, POINTER(c_void_p)) for name in ("layer_scales", "layer_weights", "layer_compact", "layer_biases")),
         *((name, c_void_p) for name in ("gain", "shift", "second_gain", "second_shift")),
     )
 

@@ -102,7 +102,7 @@ def test_weights_are_within_half_a_step():
 
 @pytest.mark.parametrize(
     "segments",
-    [[(32, 96)], [(72, 72)], [(64, 96)], [(64, 64)] * 5, [(64, 64 * 129)]],
+    [[(16, 96)], [(72, 72)], [(64, 96)], [(64, 64)] * 5, [(64, 64 * 129)]],
     ids=["narrow rows", "odd rows", "parts of rows", "segments", "parts"],
 )
 def test_what_does_not_fit_is_left_to_floats(segments):

@@ -208,16 +208,14 @@ static void lay_out(Program &program) {
 // What the largest operation needs for its pairs, or for its rows as integers.
 static int64_t mixed_bytes(const Call &call) {
     int64_t most = 0;
+    const auto need = [&](int64_t bytes) { most = bytes > most ? bytes : most; };
     for (int i = 0; i < call.num_operations; i++) {
         const Operation &op = call.operations[i];
-        if (op.kind == MATRIX && op.column_scales) {
-            const int64_t bytes = IntegerShape(call, op).bytes();
-            most = bytes > most ? bytes : most;
-        }
+        if (op.kind == MATRIX && op.column_scales) need(IntegerShape(call, op).bytes());
+        if (op.kind == LSTM && op.layer_scales[0]) need(IntegerShape(call.buffers[op.input].width).bytes());
         if (op.pair_units == 0) continue;
         const int unit = op.segments[0].length / op.pair_units;
-        const int64_t bytes = mixed_bytes(op.pair_units, call.buffers[main_input(op)].narrow ? unit / 2 : unit);
-        most = bytes > most ? bytes : most;
+        need(mixed_bytes(op.pair_units, call.buffers[main_input(op)].narrow ? unit / 2 : unit));
     }
     return most;
 }

@@ -3,7 +3,8 @@
 //
 // A row of values becomes integers of up to MOST_INTEGER times a scale of its own, just before it is multiplied; a column's weights are
 // integers times a scale of theirs. Sums of a part, up to INTEGER_VALUES of one row, are exact in 32 bits, for which the column's scale
-// was chosen; parts are added as floats. So a row's sums depend on no other row.
+// was chosen; parts are added as floats. So a row's sums depend on no other row. Where windows are whole strides long, the rows of a
+// stride count as one: fewer and longer parts.
 
 constexpr int MOST_INTEGER = 8191;
 constexpr int INTEGER_VALUES = 256;
@@ -18,22 +19,32 @@ struct IntegerPart {
 };
 
 struct IntegerShape {
-    int num_segments, num_parts = 0;
+    int num_segments, stride, num_parts = 0;
     int width[INTEGER_SEGMENTS], taps[INTEGER_SEGMENTS];
     int64_t window_bytes = 0; // of a window's own rows
     IntegerPart parts[INTEGER_PARTS];
 
-    IntegerShape(const Call &call, const Operation &op) : num_segments(op.num_segments) {
-        for (int s = 0; s < num_segments; s++) {
-            width[s] = call.buffers[op.segments[s].buffer].width;
-            taps[s] = op.segments[s].length / width[s];
-            window_bytes += (int64_t)(taps[s] > op.stride ? taps[s] : op.stride) * (width[s] * 2 + 4);
-            for (int tap = 0; tap < taps[s]; tap++)
-                for (int first = 0; first < width[s]; first += INTEGER_VALUES) {
-                    const int values = width[s] - first < INTEGER_VALUES ? width[s] - first : INTEGER_VALUES;
-                    parts[num_parts++] = {s, tap, first, values / 2};
-                }
+    explicit IntegerShape(int row_width) : num_segments(0), stride(1) { add(row_width, 1); }
+    IntegerShape(const Call &call, const Operation &op) : num_segments(0) {
+        bool whole = true;
+        for (int s = 0; s < op.num_segments; s++)
+            whole = whole && op.segments[s].length % (op.stride * call.buffers[op.segments[s].buffer].width) == 0;
+        stride = whole ? 1 : op.stride;
+        for (int s = 0; s < op.num_segments; s++) {
+            const int row_width = call.buffers[op.segments[s].buffer].width * (whole ? op.stride : 1);
+            add(row_width, op.segments[s].length / row_width);
         }
+    }
+    void add(int row_width, int num_taps) {
+        const int s = num_segments++;
+        width[s] = row_width;
+        taps[s] = num_taps;
+        window_bytes += (int64_t)(num_taps > stride ? num_taps : stride) * (row_width * 2 + 4);
+        for (int tap = 0; tap < num_taps; tap++)
+            for (int first = 0; first < row_width; first += INTEGER_VALUES) {
+                const int values = row_width - first < INTEGER_VALUES ? row_width - first : INTEGER_VALUES;
+                parts[num_parts++] = {s, tap, first, values / 2};
+            }
     }
     int64_t windows_at_once() const {
         const int64_t windows = INTEGER_BYTES / window_bytes / 42 * 42;
@@ -66,7 +77,8 @@ struct IntegerRows {
     float *scales[INTEGER_SEGMENTS];
     int32_t row[INTEGER_SEGMENTS][SHARED_ROWS]; // of a window's first tap
 
-    IntegerRows(const Rows &rows, const IntegerShape &shape, int64_t begin, int64_t count, int stride, char *memory) {
+    IntegerRows(const Rows &rows, const IntegerShape &shape, int64_t begin, int64_t count, char *memory) {
+        const int stride = shape.stride;
         for (int s = 0; s < shape.num_segments; s++) {
             const int64_t most = count * (shape.taps[s] > stride ? shape.taps[s] : stride);
             scales[s] = (float *)memory;
@@ -131,15 +143,20 @@ template <int ROWS, int VECTORS> static constexpr MultiplyIntegers chosen_intege
 static constexpr MultiplyIntegers MULTIPLY_INTEGERS[PANEL + 1][MOST_ROWS + 1] = {{}, BY_ROWS(1), BY_ROWS(2), BY_ROWS(3), BY_ROWS(4)};
 #undef BY_ROWS
 
+struct IntegerWeights {
+    Packed packed;
+    const float *column_scales, *bias;
+};
+
 // As matrix, for windows of rows that fill whole vectors.
 template <class Finish>
-static void integer_matrix(const Program &program, const Operation &op, const Rows &rows, const Packed &weights, const Finish &finish) {
-    const IntegerShape shape(*program.call, op);
+static void integer_matrix(const Program &program, const IntegerShape &shape, const Rows &rows, const IntegerWeights &own_weights, const Finish &finish) {
+    const Packed &weights = own_weights.packed;
     const int64_t total = rows.steps * program.streams, most = shape.windows_at_once();
     const int words = weights.words / 2;
     for (int64_t begin = 0; begin < total; begin += most) {
         const int64_t count = total - begin < most ? total - begin : most;
-        const IntegerRows own(rows, shape, begin, count, op.stride, (char *)program.mixed);
+        const IntegerRows own(rows, shape, begin, count, (char *)program.mixed);
         for (int column = 0; column < weights.columns; column += PANEL_FLOATS) {
             const int left = weights.columns - column, vectors = left >= PANEL_FLOATS ? PANEL : (left + LANES - 1) / LANES;
             const int at_once = rows_at_once(vectors);
@@ -151,13 +168,13 @@ static void integer_matrix(const Program &program, const Operation &op, const Ro
                     const int size = count - first < at_once ? (int)(count - first) : at_once;
                     IntegerTile tile;
                     tile.to = program.scratch + first * vectors * LANES, tile.pitch = vectors * LANES;
-                    tile.from = number ? tile.to : op.bias + column, tile.from_pitch = number ? tile.pitch : 0;
+                    tile.from = number ? tile.to : own_weights.bias + column, tile.from_pitch = number ? tile.pitch : 0;
                     for (int i = 0; i < size; i++) {
                         const int64_t row = own.row[s][first + i] + part.tap;
                         tile.rows[i] = (const uint32_t *)(own.values[s] + row * width + part.first);
                         tile.scales[i] = own.scales[s][row];
                     }
-                    MULTIPLY_INTEGERS[vectors][size](tile, part.words, panel, op.column_scales + column);
+                    MULTIPLY_INTEGERS[vectors][size](tile, part.words, panel, own_weights.column_scales + column);
                     if (number == shape.num_parts - 1) finish(tile.to, begin + first, size, column, vectors);
                 }
                 panel += (int64_t)part.words * vectors * LANES;

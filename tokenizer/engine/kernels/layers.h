@@ -82,7 +82,7 @@ template <bool NARROW> static void few_columns(const Program &program, const Ope
 template <bool NARROW, class Finish>
 static void multiply_windows(const Program &program, const Operation &op, const Rows &rows, const Packed &weights, const Finish &finish) {
 #if HAS_INTEGERS
-    if (op.column_scales) return integer_matrix(program, op, rows, weights, finish);
+    if (op.column_scales) return integer_matrix(program, IntegerShape(*program.call, op), rows, {weights, op.column_scales, op.bias}, finish);
 #endif
     const int64_t odd = rows.steps % 2, streams = program.streams;
     if (op.pair_units == 0 || rows.steps < 2 || (odd && streams > 1))

@@ -91,13 +91,26 @@ template <class Value> struct Lstm {
         if (layer == 0) inputs.add(program.at(op.input, 0, first), program.places[op.input].pitch, row, words);
         else inputs.add(between[(layer - 1) & 1] + first * width, steps * row, row, words);
         const Packed input_weights = {(const float *)op.layer_weights[2 * layer], 4 * width, words};
-        matrix<NARROW>(inputs, streams * count, input_weights, Stored{op.layer_biases[layer], gates, pitch});
+        multiply_inputs(layer, inputs, input_weights);
         for (int64_t step = 0; step < count; step++) {
             // To and fro: the weights that were read last are still in the cache, and are read first.
             multiply_past(layer, gates + step * pitch, count * pitch, step & 1);
             for (int64_t stream = 0; stream < streams; stream++)
                 next(stream, gates + (stream * count + step) * pitch, between[layer & 1] + (stream * steps + first + step) * width);
         }
+    }
+
+    void multiply_inputs(int layer, const Rows &inputs, const Packed &weights) {
+#if HAS_INTEGERS
+        if (op.layer_scales[layer]) {
+            const auto keep = [&](const float *tile, int64_t row, int size, int column, int vectors) {
+                for (int i = 0; i < size; i++)
+                    memcpy(gates + (row + i) * pitch + column, tile + i * vectors * LANES, vectors * LANES * sizeof(float));
+            };
+            return integer_matrix(program, IntegerShape(width), inputs, {weights, op.layer_scales[layer], op.layer_biases[layer]}, keep);
+        }
+#endif
+        matrix<NARROW>(inputs, streams * inputs.steps, weights, Stored{op.layer_biases[layer], gates, pitch});
     }
 
     void multiply_past(int layer, float *to, int64_t to_pitch, bool backwards) {

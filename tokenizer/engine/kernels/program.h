@@ -54,6 +54,7 @@ struct Operation {
     const void *pair_weights; // packed, product after product
     const float *column_scales; // MATRIX: of weights that are integers, padded; null: they are floats or bfloats
     const float *bias;        // padded to whole vectors
+    const float *const *layer_scales; // LSTM: as column_scales, of the input weights; null in a layer without integers
     const void *const *layer_weights; // LSTM: packed input and recurrent weights, layer by layer
     const void *const *layer_compact; // recurrent weights in fewer bytes, or null; bytes stand for themselves, others beside them
     const float *const *layer_biases;
