@@ -72,7 +72,7 @@ class EngineQuantizer(ResidualQuantizer):
 
 
 def _packed(offsets: Tensor, kernels: Kernels) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """Offsets [K, V, D] level by level as the kernels multiply them, what they are worth, and the scales of integers."""
+    """Offsets [K, V, D] level by level as the kernels multiply them, what they stand for, and scales of integers."""
     width = offsets.shape[2]
     if kernels.fast_numbers == "int16" and part_lengths([(width, width)]) == [width]:
         levels = [integer_weights(level, [width]) for level in offsets]

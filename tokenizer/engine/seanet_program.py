@@ -202,7 +202,8 @@ class SeanetPlanner:
             weights = self._recurrent_weights(recurrent, narrow=narrow)
             bias = padded(biases[0] + biases[1], len(recurrent))
             inputs = self._builder.integers(input_weights, [(buffer.width, buffer.width)])
-            layers.append(RecurrentLayer(*(inputs or (kernels.pack(input_weights, narrow=narrow), None)), *weights, bias))
+            packed, scales = inputs or (kernels.pack(input_weights, narrow=narrow), None)
+            layers.append(RecurrentLayer(packed, scales, *weights, bias))
         numbers = {"recurrent_bytes": int(layers[0].recurrent is None)}
         wanted = self._wanted(buffer.width, following)
         zeros = torch.zeros(-(-4 * buffer.width // 64) * 64)

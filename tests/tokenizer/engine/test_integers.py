@@ -10,9 +10,11 @@ from tests.tokenizer.engine.test_networks import networks_of
 from tests.tokenizer.streaming import noise, stream
 from tokenizer import load_codec
 from tokenizer.engine import build_engine, library
-from tokenizer.engine.integer_weights import MOST_INTEGER, integer_weights, part_lengths
+from tokenizer.engine.integer_weights import MOST_INTEGER, integer_weights, part_lengths, whole_strides
 from tokenizer.engine.program import Window
 from tokenizer.engine.program_builder import ProgramBuilder
+from tokenizer.engine.seanet_program import plan_seanet
+from tokenizer.engine.structures import Kind
 
 
 @pytest.fixture
@@ -29,12 +31,12 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def product_of(kernels, x, weights, bias=None, taps=1):
+def product_of(kernels, x, weights, bias=None, taps=1, stride=1):
     """Windows of `taps` rows of x [B, rows, width] times weights [columns, taps * width]."""
-    builder = ProgramBuilder(kernels, fast=True, even=True, whole_files=False, rows_per_frame=1)
+    builder = ProgramBuilder(kernels, fast=True, even=True, whole_files=False, rows_per_frame=stride)
     source, output = builder.buffer(x.shape[2]), builder.buffer(weights.shape[0], narrow=False)
-    builder.buffers[source].left = taps - 1
-    builder.matrix([Window(source, 1 - taps, taps * x.shape[2])], weights, bias, output=output)
+    builder.buffers[source].left = taps - stride
+    builder.matrix([Window(source, stride - taps, taps * x.shape[2])], weights, bias, output=output, stride=stride)
     program = builder.build(output)
     assert program.operations[0].column_scales, "multiplied as integers"
     y, _ = program.run(x.contiguous(), torch.zeros(x.shape[0], program.state_size))
@@ -64,6 +66,35 @@ def test_rows_of_a_window_have_scales_of_their_own(integers, taps):
     expected = windows.double() @ weights.double().T
     error = (product_of(integers, x, weights, taps=taps) - expected).square().mean().sqrt()
     assert error < 2e-4 * expected.square().mean().sqrt()
+
+
+@pytest.mark.parametrize(("taps", "stride"), [(4, 2), (10, 5), (16, 8), (5, 2)])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_windows_with_strides_are_near_those_of_floats(integers, taps, stride, streams):
+    """Also where a window is no whole number of strides."""
+    x, weights = random(streams, 20 * stride, 32), random(48, taps * 32, seed=1)
+    windows = torch.nn.functional.pad(x, (0, 0, taps - stride, 0)).unfold(1, taps, stride).transpose(2, 3).flatten(2)
+    expected = windows.double() @ weights.double().T
+    error = (product_of(integers, x, weights, taps=taps, stride=stride) - expected).square().mean().sqrt()
+    assert error < 3e-4 * expected.square().mean().sqrt()
+
+
+def test_the_rows_of_a_stride_make_one_part():
+    """If all segments come in whole strides."""
+    assert part_lengths(whole_strides([(32, 128)], 2)) == [64, 64]
+    assert part_lengths(whole_strides([(128, 1280)], 5)) == [256, 256, 128] * 2
+    assert whole_strides([(64, 320), (64, 64)], 2) == [(64, 320), (64, 64)]
+
+
+@torch.inference_mode()
+def test_an_lstm_reads_its_input_in_integers(integers):
+    """In each layer; that they are near those of floats, the test of networks says."""
+    spec = tiny_spec("mirrored")
+    spec = dataclasses.replace(spec, network=dataclasses.replace(spec.network, num_filters=64))
+    program = plan_seanet(networks_of(spec).encoder, spec, integers, fast=True)
+    lstm = next(operation for operation in program.operations if operation.kind == Kind.LSTM)
+    assert lstm.layers > 0
+    assert all(lstm.layer_scales[layer] for layer in range(lstm.layers))
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,4 +1,4 @@
-"""The search that the kernels run finds the nearest entries, as float32 has them, in whatever numbers it looks first."""
+"""The search of the kernels finds the nearest entries, as float32 has them, in whatever numbers it looks first."""
 
 import pytest
 import torch
