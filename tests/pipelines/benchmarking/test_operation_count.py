@@ -78,6 +78,15 @@ def test_a_layer_takes_the_longer_of_multiplying_and_reading():
     assert layer_floor_s(LayerWork("io", memory_bytes=3e9), CEILINGS, "fp32") == pytest.approx(3.0)
 
 
+def test_a_search_is_in_16_bits_in_any_precision():
+    """What it finds is compared again in float32, so that exact codes need no more."""
+    search = LayerWork("quantizer", macs=1e9, in_16_bits=True)
+    assert layer_floor_s(search, CEILINGS, "fp32") == layer_floor_s(search, CEILINGS, "half")
+    assert layer_floor_s(search, CEILINGS, "half") < layer_floor_s(replace(search, in_16_bits=False), CEILINGS, "fp32")
+    for direction, names in (("encode", ["quantizer"]), ("decode", [])):
+        assert [work.name for work in codec_work(tiny_spec("patch"), direction, 4) if work.in_16_bits] == names
+
+
 def test_layers_follow_one_another():
     layers = [LayerWork("a", macs=1e9), LayerWork("b", step_weights=1e9)]
     assert floor_s(layers, CEILINGS, "fp32") == pytest.approx(1.0 + 0.75)
