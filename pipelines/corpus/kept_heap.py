@@ -12,8 +12,8 @@ def keep_heap(most: int = _MOST) -> None:
     """Keep freed memory in this process for what comes next, where its C library is glibc.
 
     Left alone, glibc hands large blocks back to the kernel, which clears them page by page when the next layer or file
-    asks for the same: 10 to 15 % of the time of a codec on a CPU, with batches of 120 s, and as much of that of a reader
-    of short files. The peak is the same.
+    asks for the same: 10 to 15 % of the time of a codec on a CPU, with batches of 120 s, and as much of a reader's with
+    short files. The peak is the same.
 
     Args:
         most: bytes; larger blocks, and free memory beyond so much, still go back.
