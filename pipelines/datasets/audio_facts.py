@@ -13,6 +13,7 @@ from pipelines.datasets.speech_activity import speech_share
 from tokenizer.errors import AudioError
 
 Waveform = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.float64]  # the same, as sums need it
 
 SILENCE_DBFS = -120.0  # written for digital silence, which has no level
 CLIPPED_FROM = 0.99  # resampling makes the flat top of a clipped peak ring: a half of it falls below 1.0
@@ -45,14 +46,15 @@ def measure_audio(waveform: Waveform, sample_rate: int) -> AudioFacts:
     """
     if waveform.size == 0:
         raise AudioError(f"the waveform has no samples: its shape is {list(waveform.shape)}")
-    power = float(np.mean(np.square(waveform, dtype=np.float64)))
+    samples = waveform.astype(np.float64)  # once for all sums
+    power = float(np.einsum("cs,cs->", samples, samples)) / samples.size
     peak = max(float(waveform.max()), -float(waveform.min()))
     return AudioFacts(
         peak=peak,
         rms_dbfs=max(SILENCE_DBFS, 10 * math.log10(power)) if power > 0 else SILENCE_DBFS,
         clipping_share=clipping_share(waveform, sample_rate) if peak >= CLIPPED_FROM else 0.0,
-        speech_share=speech_share(waveform, sample_rate),
-        content_hash=content_hash(waveform, power),
+        speech_share=speech_share(samples, sample_rate),
+        content_hash=content_hash(samples, power),
     )
 
 
@@ -73,7 +75,7 @@ def clipping_share(waveform: Waveform, sample_rate: int) -> float:
     return float(clipped.sum() / waveform.size) if len(clipped) >= CLIPPED_RUNS else 0.0
 
 
-def content_hash(waveform: Waveform, power: float) -> str:
+def content_hash(waveform: Samples, power: float) -> str:
     """16 hex digits, equal where the sound is: WAV and FLAC of it, 16 bits and 24, a copy under another name.
 
     Rounding every sample would not do: resampled on a CPU with other vector instructions, 89 % of files differ in some
@@ -103,12 +105,12 @@ def _runs_at_full_scale(channel: Waveform) -> npt.NDArray[np.int64]:
     return np.diff(np.concatenate([[-1], ends, [len(near) - 1]]))
 
 
-def _project(channel: Waveform, length: int) -> npt.NDArray[np.float64]:
+def _project(channel: Samples, length: int) -> npt.NDArray[np.float64]:
     """The sum over each block of `length` samples with pseudo-random signs, the same ones for ever: [64] or fewer."""
     bits = np.unpackbits(np.frombuffer(hashlib.shake_128(b"quantone").digest(-(-length // 8)), np.uint8))[:length]
     signs = 1.0 - 2.0 * bits
     whole = len(channel) // length * length
     rest = channel[whole:]
     blocks = channel[:whole].reshape(-1, length)
-    sums = np.einsum("bs,s->b", blocks, signs, dtype=np.float64)
+    sums = np.einsum("bs,s->b", blocks, signs)
     return np.append(sums, rest @ signs[: len(rest)]) if len(rest) else sums

@@ -14,7 +14,7 @@ LEAST_DBFS = -80.0  # of the loud frames: below is the noise of 16 bits
 HANG_OVER_S = 0.15  # stop closures and soft ends belong to the word
 
 
-def speech_share(waveform: npt.NDArray[np.float32], sample_rate: int) -> float:
+def speech_share(waveform: npt.NDArray[np.floating], sample_rate: int) -> float:
     """Share of the time, 0 to 1, in which somebody probably speaks; an estimate, made to sort and filter a corpus.
 
     A frame of 20 ms is active where its level is 5 dB above the background (5th percentile of the file's own levels)
@@ -23,7 +23,7 @@ def speech_share(waveform: npt.NDArray[np.float32], sample_rate: int) -> float:
     SNR hardly does. Whatever else comes and goes counts as speech: music, applause, a slamming door.
 
     Args:
-        waveform: [C, S] in [-1, 1]; channels are mixed.
+        waveform: [C, S] in [-1, 1]; channels are mixed. Fastest in float64, in which sums are formed.
         sample_rate: Hz.
     """
     levels = _frame_levels(waveform, sample_rate)
@@ -38,13 +38,13 @@ def speech_share(waveform: npt.NDArray[np.float32], sample_rate: int) -> float:
     return float(np.mean(frames - latest <= round(HANG_OVER_S / FRAME_S)))
 
 
-def _frame_levels(waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float64]:
+def _frame_levels(waveform: npt.NDArray[np.floating], sample_rate: int) -> npt.NDArray[np.float64]:
     """Level of each whole frame in dBFS, without its mean: DC and rumble below 50 Hz are not sound."""
     length = max(1, round(FRAME_S * sample_rate))
     count = waveform.shape[-1] // length
     mono = waveform[0] if len(waveform) == 1 else waveform.mean(axis=0)
     frames = mono[: count * length].reshape(count, length)
-    mean = frames.mean(axis=1, dtype=np.float64)
+    mean = np.einsum("fs->f", frames, dtype=np.float64) / length
     power = np.einsum("fs,fs->f", frames, frames, dtype=np.float64) / length - np.square(mean)
     levels: npt.NDArray[np.float64] = 10 * np.log10(np.maximum(power, 1e-12))
     return levels

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_codec, tiny_spec
-from tokenizer import AudioError, CodesError, Encoded
+from tokenizer import AudioError, CodesError, Encoded, codec
 
 CUTS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 hold_fixture = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -74,6 +74,22 @@ def test_codes_do_not_depend_on_the_batch(tiny_codec, waveform, lengths):
     for item, encoded in zip(items, tiny_codec.encode_batch(items), strict=True):
         assert torch.equal(encoded.codes, tiny_codec.encode(item).codes)
         assert encoded.num_samples == item.shape[-1]
+
+
+def test_a_large_batch_goes_through_pytorch_in_passes(tiny_codec, waveform, monkeypatch):
+    """No more of it at a time than a pass may hold, whatever the batch: memory does not grow with it, codes stay."""
+    plain = tiny_codec.with_precision("plain")
+    encoder, sizes = plain._networks.encoder, []
+    step = encoder.step
+    monkeypatch.setattr(codec, "PASS_SECONDS", 500 / plain.spec.sample_rate)
+    monkeypatch.setattr(encoder, "step", lambda samples, state: sizes.append(samples.shape) or step(samples, state))
+    items = [waveform[:, 10 * i : 10 * i + 90 + 7 * (i % 5)] for i in range(23)] + [waveform[:, :1003]]
+    encoded = plain.encode_batch(items)
+    assert len(sizes) > 5
+    assert all(rows == 1 or rows * samples <= 500 for rows, _, samples in sizes)
+    assert max(rows for rows, _, _ in sizes) > 2
+    for item, own in zip(items, encoded, strict=True):
+        assert torch.equal(own.codes, plain.encode(item).codes)
 
 
 @given(block=st.integers(1, 30000))
