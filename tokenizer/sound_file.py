@@ -16,6 +16,7 @@ from tokenizer.watched_stream import AmendedStream, WatchedStream
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer where a header does not say
 _SIZES_OF_32_BITS = {"WAV", "WAVEX", "AIFF"}
 _UNKNOWN_SIZE = b"\xff\xff\xff\xff"  # of a WAV's data: to the end of the file
+_BEYOND_FRAMES = 4096  # asked for behind the last sample that a header counts
 _LOST_BYTES = 1024  # writers count their header or the padding in; 0.03 s of 16 kHz PCM is no truncation
 _LOST_MP3_SECONDS = 0.2  # encoders differ in which frames they count
 
@@ -72,11 +73,17 @@ class SoundFileDecoder:
         self.num_frames = None if guessed or file.frames == _UNKNOWN_FRAMES else int(file.frames)
         self._preroll_s = _preroll_s(file.format, file.subtype)
         self.jumps = self._preroll_s is not None
+        self._position = 0
 
     def read(self, frames: int) -> npt.NDArray[np.float32]:
         """The next samples [n, C], n <= frames; none at the end."""
+        if self.num_frames is not None:
+            # libsndfile fills what it has no samples for with zeros: a minute of them, twice, for each short file
+            left = self.num_frames - self._position
+            frames = min(frames, left if left > 0 else _BEYOND_FRAMES)
         with self._decoding(AudioError):
             block: npt.NDArray[np.float32] = self._file.read(frames, dtype="float32", always_2d=True)
+        self._position += len(block)
         return block
 
     def jump(self, frame: int) -> int:
@@ -87,7 +94,8 @@ class SoundFileDecoder:
             return 0
         # one sample before it at the least: libsndfile does not seek to the very end of a FLAC of unknown length
         with self._decoding(AudioError, f"cannot go on at sample {frame}"):
-            return int(self._file.seek(max(0, frame - max(1, self._preroll_s * self.sample_rate))))
+            self._position = int(self._file.seek(max(0, frame - max(1, self._preroll_s * self.sample_rate))))
+        return self._position
 
     def check_end(self, num_frames: int) -> None:
         """Raise AudioError if a file that ended after so many samples shows that it should not have.
