@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokenizer import AudioError, audio_file, open_audio, read_audio, write_audio
+from tokenizer import AudioError, audio_file, open_audio, read_audio, sound_file, write_audio
 
 RATE = 24000
 
@@ -253,3 +253,13 @@ def test_damage_gives_audio_or_an_audio_error_and_nothing_else(encoded, data):
     assert waveform.numel() > 0
     assert bool(waveform.isfinite().all())
     assert 1 <= rate <= 1_000_000
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "opus"])
+def test_no_more_is_asked_for_than_the_header_counts(encoded, extension, monkeypatch):
+    """libsndfile fills with zeros what it is asked for and does not have: a minute of them, for a file of a second."""
+    asked, read = [], sound_file._ForwardFile.read
+    monkeypatch.setattr(
+        sound_file._ForwardFile, "read", lambda file, frames, **form: asked.append(frames) or read(file, frames, **form)
+    )
+    waveform, _ = read_audio(io.BytesIO(encoded[extension]))
+    assert waveform.shape[-1] <= sum(asked) <= waveform.shape[-1] + 4096
