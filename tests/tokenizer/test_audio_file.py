@@ -254,6 +254,7 @@ def test_damage_gives_audio_or_an_audio_error_and_nothing_else(encoded, data):
     assert bool(waveform.isfinite().all())
     assert 1 <= rate <= 1_000_000
 
+
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "opus"])
 def test_no_more_is_asked_for_than_the_header_counts(encoded, extension, monkeypatch):
     """libsndfile fills with zeros what it is asked for and does not have: a minute of them, for a file of a second."""
