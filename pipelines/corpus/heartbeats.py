@@ -5,53 +5,68 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-EXPECTED, FORGOTTEN = -1, -2  # in the place of a position
+FORGOTTEN = -1  # in the place of a position
 APART = 0.01
 """Beats that would move a deadline by a smaller part of the time allowed are not sent: each costs a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A call that runs, as whoever made it knows it."""
+
+    lasts_s: float  # at most, all of it
+    life: str  # of the heartbeats' actor when the call was made
 
 
 class Heartbeats:
     """Keeps the last beat of each call that runs. A Ray actor: workers send, the conductor asks.
 
     A call that has not begun, for want of a free core, has sent nothing, and so is never late. Where this actor had to
-    start anew it has forgotten all: such a call is believed to be at work, and late when all of it should be over.
+    start anew, which shows by its `life`, it has forgotten all: calls from before are believed to be at work, and late
+    when all of each should be over.
 
     Args:
         clock: seconds; another one for tests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self._clock, self._life = clock, uuid.uuid4().hex  # another one after a restart
         self._last: dict[str, tuple[float, int]] = {}  # call -> (when it is late, position)
 
-    def expect(self, call: str) -> None:
-        """A call is on its way."""
-        self._last.setdefault(call, (math.inf, EXPECTED))
+    def life(self) -> str:
+        """What tells this actor from the one that it was before a restart."""
+        return self._life
 
     def beat(self, call: str, position: int, allowed_s: float) -> None:
         """A call begins to work on a position, and has so long for it."""
         self._last[call] = (self._clock() + allowed_s, position)
 
-    def begun(self, call: str) -> bool:
-        """Whether a call has come to its work at all, as far as anybody can tell."""
-        return self._last.get(call, (0.0, FORGOTTEN))[1] != EXPECTED
+    def begun(self, call: str, life: str) -> bool:
+        """Whether a call, made in such a life, has come to its work at all, as far as anybody can tell."""
+        return call in self._last or life != self._life
 
-    def late(self, ended: list[str], running: dict[str, float]) -> dict[str, int]:
+    def late(self, ended: Sequence[str], running: Mapping[str, Expected]) -> tuple[str, dict[str, int]]:
         """Calls that are late, and what each is working on, or FORGOTTEN.
 
         Args:
             ended: calls to forget.
-            running: the others, and the seconds that all of each may take.
+            running: the others.
+
+        Returns:
+            This actor's life, and the calls.
         """
         for call in ended:
             self._last.pop(call, None)
         now = self._clock()
-        for call, lasts_s in running.items():
-            self._last.setdefault(call, (now + lasts_s, FORGOTTEN))
-        return {call: position for call, (deadline, position) in self._last.items() if now > deadline}
+        for call, expected in running.items():
+            if expected.life != self._life:
+                self._last.setdefault(call, (now + expected.lasts_s, FORGOTTEN))
+        return self._life, {call: position for call, (deadline, position) in self._last.items() if now > deadline}
 
 
 class BeatSender:

@@ -13,10 +13,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from pipelines.corpus.heartbeats import FORGOTTEN, BeatSender, Heartbeats
+from pipelines.corpus.heartbeats import FORGOTTEN, BeatSender, Expected, Heartbeats
 
-LOOK_AT_MOST_EVERY_S = 2.0
+LOOK_AT_MOST_EVERY_S = 5.0
 _ANSWER_S = 10.0
+_NO_LIFE = ""  # of heartbeats that died before they were heard of
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class WatchedCall:
     name: str
     sender: BeatSender
     lasts_s: float  # at most, all of it
+    life: str | None  # of the heartbeats when it was made; None: the first
     stop: Callable[[], None] | None = None
 
 
@@ -54,6 +56,8 @@ class WorkerWatch:
         self._calls: dict[str, WatchedCall] = {}
         self._late: dict[str, int | None] = {}
         self._ended: list[str] = []
+        self._first_life = self._heartbeats.life.remote()  # asked now, and looked at when they have had time to start
+        self._life: str | None = None  # as they last said
         self._numbers, self._job = itertools.count(), uuid.uuid4().hex
         self._looked_at = time.monotonic()
         self._interval_s = min(LOOK_AT_MOST_EVERY_S, allowed_s / 4)
@@ -61,9 +65,8 @@ class WorkerWatch:
     def new_call(self, num_positions: int) -> WatchedCall:
         """A name and a sender for a call; `stop` is to be set once it runs."""
         name = f"{self._job}:{next(self._numbers)}"
-        self._heartbeats.expect.remote(name)
         sender = BeatSender(self._heartbeats, name, self._allowed_s)
-        call = self._calls[name] = WatchedCall(name, sender, (num_positions + 1) * self._allowed_s)
+        call = self._calls[name] = WatchedCall(name, sender, (num_positions + 1) * self._allowed_s, self._life)
         return call
 
     def ended(self, name: str, done: Any) -> tuple[bool, int | None]:
@@ -73,13 +76,13 @@ class WorkerWatch:
             name: of the call.
             done: its reference; what it holds decides whether anybody needs to ask.
         """
-        self._calls.pop(name, None)
+        call = self._calls.pop(name)
         self._ended.append(name)
         late_at = self._late.pop(name, None)
         try:
             ray.get(done)
         except RayError:
-            return late_at is not None or self._has_begun(name), late_at
+            return late_at is not None or self._has_begun(call), late_at
         return True, None  # late, perhaps, and done after all
 
     def stop_late_calls(self) -> None:
@@ -87,8 +90,12 @@ class WorkerWatch:
         if time.monotonic() - self._looked_at < self._interval_s:
             return
         self._looked_at = time.monotonic()
-        running = {name: call.lasts_s for name, call in self._calls.items()}
-        late: dict[str, int] = self._ask(lambda: self._heartbeats.late.remote(self._ended, running), {})
+        first = self._find_first_life()
+        if first is None:
+            return
+        running = {name: Expected(call.lasts_s, call.life or first) for name, call in self._calls.items()}
+        late: dict[str, int]
+        self._life, late = self._ask(lambda: self._heartbeats.late.remote(self._ended, running), (self._life, {}))
         self._ended.clear()
         for name, position in late.items():
             call = self._calls.get(name)
@@ -96,9 +103,20 @@ class WorkerWatch:
                 self._late[name] = None if position == FORGOTTEN else position
                 call.stop()
 
-    def _has_begun(self, name: str) -> bool:
-        begun: bool = self._ask(lambda: self._heartbeats.begun.remote(name), True)
+    def _has_begun(self, call: WatchedCall) -> bool:
+        life = call.life or self._find_first_life() or _NO_LIFE
+        begun: bool = self._ask(lambda: self._heartbeats.begun.remote(call.name, life), True)
         return begun
+
+    def _find_first_life(self) -> str | None:
+        """Of the heartbeats as they were when this watch began; None if they have not started yet."""
+        try:
+            life: str = ray.get(self._first_life, timeout=_ANSWER_S)
+        except GetTimeoutError:
+            return None
+        except RayError:
+            return _NO_LIFE
+        return life
 
     def _ask(self, call: Callable[[], Any], otherwise: Any) -> Any:
         """An answer, or what to believe while the actor that knows is away (it restarts, and has forgotten all)."""

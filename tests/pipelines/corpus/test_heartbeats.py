@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.corpus import heartbeats
-from pipelines.corpus.heartbeats import FORGOTTEN, BeatSender, Heartbeats
+from pipelines.corpus.heartbeats import FORGOTTEN, BeatSender, Expected, Heartbeats
 
 
 class Clock:
@@ -15,6 +15,13 @@ class Clock:
         return self.now
 
 
+def late(hearts, ended=(), running=None):
+    """The calls that are late, as the actor that lives tells it."""
+    life, calls = hearts.late(ended, running or {})
+    assert life == hearts.life()
+    return calls
+
+
 def test_a_call_is_late_at_the_position_of_its_last_beat():
     """Each beat gives it time anew."""
     clock = Clock()
@@ -23,9 +30,9 @@ def test_a_call_is_late_at_the_position_of_its_last_beat():
     clock.now = 9.0
     hearts.beat("7", 1, 10.0)
     clock.now = 15.0
-    assert hearts.late([], {}) == {}
+    assert late(hearts) == {}
     clock.now = 19.5
-    assert hearts.late([], {}) == {"7": 1}
+    assert late(hearts) == {"7": 1}
 
 
 def test_calls_that_ended_or_never_began_are_not_late():
@@ -34,25 +41,29 @@ def test_calls_that_ended_or_never_began_are_not_late():
     hearts = Heartbeats(clock)
     hearts.beat("1", 0, 1.0)
     hearts.beat("2", 3, 1.0)
-    assert hearts.begun("2")
-    hearts.expect("3")
-    assert not hearts.begun("3")
+    assert hearts.begun("2", hearts.life())
     clock.now = 5.0
-    assert hearts.late(["1"], {}) == {"2": 3}
-    hearts.expect("3")
-    assert not hearts.begun("3")
+    assert late(hearts, ended=["1"], running={"2": Expected(2.0, hearts.life())}) == {"2": 3}
+    waiting = {"3": Expected(1.0, hearts.life())}
+    assert late(hearts, running=waiting) == {"2": 3}
+    clock.now = 50.0
+    assert late(hearts, running=waiting) == {"2": 3}
+    assert not hearts.begun("3", hearts.life())
 
 
 def test_what_was_forgotten_is_believed_to_be_at_work():
     """Where the actor had to start anew: such a call is late when all of it should be over, at nobody knows what."""
     clock = Clock()
-    hearts = Heartbeats(clock)
-    assert hearts.late([], {"old": 30.0}) == {}
-    assert hearts.begun("old")
+    old, hearts = Heartbeats(clock), Heartbeats(clock)
+    from_before = {"old": Expected(30.0, old.life())}
+    assert hearts.begun("old", old.life())
+    assert late(hearts, running=from_before) == {}
     clock.now = 29.0
-    assert hearts.late([], {"old": 30.0}) == {}
+    assert late(hearts, running=from_before) == {}
     clock.now = 31.0
-    assert hearts.late([], {"old": 30.0}) == {"old": FORGOTTEN}
+    assert late(hearts, running=from_before) == {"old": FORGOTTEN}
+    hearts.beat("old", 4, 30.0)  # it lives, and says so
+    assert late(hearts, running=from_before) == {}
 
 
 def test_longer_work_may_take_longer():
@@ -62,7 +73,7 @@ def test_longer_work_may_take_longer():
     hearts.beat("1", 0, 5.0)
     hearts.beat("2", 0, 500.0)
     clock.now = 100.0
-    assert hearts.late([], {}) == {"1": 0}
+    assert late(hearts) == {"1": 0}
 
 
 class Recorder:
