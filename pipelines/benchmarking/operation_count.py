@@ -33,7 +33,7 @@ class LayerWork:
     saved_macs: float = 0.0  # of them, that neighbouring windows need not: see tokenizer/engine/kernels/pairs.h
     step_weights: float = 0.0  # weights that every time step needs anew; streams of a batch share them
     memory_bytes: float = 0.0  # that must come from or go to memory: waveform and codes
-    in_16_bits: bool = False  # in any precision: a search that compares again in float32 what comes into question
+    in_bytes: bool = False  # in any precision: a search that compares again in float32 what comes into question
 
     @property
     def least_macs(self) -> float:
@@ -68,7 +68,7 @@ def codec_work(spec: CodecSpec, direction: Direction, num_codebooks: int) -> lis
         if isinstance(block, ConvNextBlock)
     ]
     level_macs = _level_macs(networks.quantizer, spec.latent_dim, direction)
-    counted += [LayerWork("quantizer", macs=num_codebooks * _FRAMES * level_macs, in_16_bits=direction == "encode")]
+    counted += [LayerWork("quantizer", macs=num_codebooks * _FRAMES * level_macs, in_bytes=direction == "encode")]
     traffic = 4.0 * spec.channels * num_samples + 2.0 * num_codebooks * _FRAMES
     return _per_second([*counted, LayerWork("waveform and codes", memory_bytes=traffic)], seconds)
 

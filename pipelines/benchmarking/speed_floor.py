@@ -22,7 +22,7 @@ _WEIGHT_BYTES: dict[Precision, int] = {"fp32": 3, "half": 1, "int8": 1}
 
 def layer_floor_s(layer: LayerWork, ceilings: Ceilings, precision: Precision, batch_size: int = 1) -> float:
     """Least seconds of a layer for a second of audio of one stream; a batch shares the reading of weights."""
-    rate = ceilings.flops("half" if layer.in_16_bits and precision == "fp32" else precision)
+    rate = ceilings.flops("int8" if layer.in_bytes else precision)
     multiplying = 2 * layer.least_macs / rate
     reading = layer.step_weights * _WEIGHT_BYTES[precision] / batch_size / ceilings.cache_bytes
     return max(multiplying, reading, layer.memory_bytes / ceilings.memory_bytes)

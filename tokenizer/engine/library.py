@@ -70,6 +70,11 @@ class Kernels:
         """Whether bfloats are multiplied faster than floats."""
         return self.fast_numbers == "bfloat16"
 
+    @property
+    def has_bytes(self) -> bool:
+        """Whether products of bytes are the fastest of all."""
+        return self.name in ("avx512_vnni", "avx512_bf16")
+
     def pack(self, weights: Tensor, *, narrow: bool) -> Tensor:
         """Weights [columns, depth] as the kernels read them."""
         columns, depth = weights.shape

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import ctypes
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenizer.engine.integer_weights import integer_weights, part_lengths
 from tokenizer.engine.library import Kernels
 from tokenizer.engine.row_threads import in_threads
 from tokenizer.engine.structures import Result, SearchStruct
 from tokenizer.quantizer import ResidualQuantizer
+
+_PANEL = 64  # entries that the kernels read at once, at most
+_MOST_BYTE = 127
+
+
+class PackedOffsets(NamedTuple):
+    """Offsets [K, V, D] as the kernels multiply them."""
+
+    levels: list[Tensor]
+    values: Tensor  # what they stand for
+    scales: Tensor | None = None  # [K, V] of bytes
+    starts: Tensor | None = None  # [K, V] int32 of their sums
 
 
 class EngineQuantizer(ResidualQuantizer):
@@ -22,14 +34,16 @@ class EngineQuantizer(ResidualQuantizer):
         with torch.device("meta"):  # the codebooks are there already
             super().__init__(*plain.codebooks.shape)
         self.codebooks, self.centres = plain.codebooks, plain.centres
-        offsets = plain.offsets * -2.0  # norm - 2 x.c is then a product alone
         self._kernels = kernels
-        self._packed, rounded, self._entry_scales = _packed(offsets, kernels)
-        self._narrow = rounded.dtype == torch.bfloat16
-        self._pointers = (ctypes.c_void_p * len(self._packed))(*(packed.data_ptr() for packed in self._packed))
-        self._norms = _and_a_panel(plain.norms)
-        self._longest = offsets.norm(dim=2).amax(dim=1)
-        self._roundings = (offsets.double() - rounded.double()).norm(dim=2).amax(dim=1).float()
+        missing = -plain.codebooks.shape[1] % _PANEL
+        offsets = functional.pad(plain.offsets * -2.0, (0, 0, 0, missing))  # norm - 2 x.c is then a product alone
+        self._packed = _packed(offsets, kernels)
+        self._pointers = (ctypes.c_void_p * len(offsets))(*(packed.data_ptr() for packed in self._packed.levels))
+        self._norms = functional.pad(plain.norms, (0, missing), value=torch.finfo(torch.float32).max)
+        self._lengths = offsets.norm(dim=2)
+        self._longest = self._lengths.amax(dim=1)
+        rounding = (offsets.double() - self._packed.values.double()).norm(dim=2)
+        self._roundings = (rounding / self._lengths.clamp_min(1e-30)).amax(dim=1).float()
 
     def encode(self, latents: Tensor, num_codebooks: int) -> Tensor:
         """Nearest entry of each level to what is left: [B, D, T] to [B, K, T] int64."""
@@ -40,14 +54,17 @@ class EngineQuantizer(ResidualQuantizer):
         def part(begin: int, end: int) -> int:
             search = SearchStruct(
                 packed=self._pointers,
-                narrow=int(self._narrow),
+                narrow=int(self._packed.values.dtype == torch.bfloat16),
                 levels=num_codebooks,
                 entries=self.codebooks.shape[1],
                 width=width,
+                pitch=self._norms.shape[1],
                 norms=self._norms.data_ptr(),
+                lengths=self._lengths.data_ptr(),
                 centres=self.centres.data_ptr(),
                 codebooks=self.codebooks.data_ptr(),
-                entry_scales=None if self._entry_scales is None else self._entry_scales.data_ptr(),
+                starts=_address(self._packed.starts),
+                entry_scales=_address(self._packed.scales),
                 longest=self._longest.data_ptr(),
                 roundings=self._roundings.data_ptr(),
                 frames=end - begin,
@@ -71,20 +88,19 @@ class EngineQuantizer(ResidualQuantizer):
         return latents.view(batch_size, num_frames, self.codebooks.shape[2]).transpose(1, 2)
 
 
-def _packed(offsets: Tensor, kernels: Kernels) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """Offsets [K, V, D] level by level as the kernels multiply them, what they stand for, and scales of integers."""
+def _packed(offsets: Tensor, kernels: Kernels) -> PackedOffsets:
     width = offsets.shape[2]
-    if kernels.fast_numbers == "int16" and part_lengths([(width, width)]) == [width]:
-        levels = [integer_weights(level, [width]) for level in offsets]
-        packed = [kernels.pack(level.words.view(torch.float32), narrow=False) for level in levels]
-        scales = torch.stack([level.scales for level in levels])
-        values = torch.stack([level.words.view(torch.int16) for level in levels])
-        return packed, values.double() * scales.double()[..., None], _and_a_panel(scales)
+    if kernels.has_bytes and width % 16 == 0:
+        scales = (offsets.abs().amax(dim=2) / _MOST_BYTE).clamp_min(1e-30)
+        values = (offsets / scales[..., None]).round().to(torch.int8)
+        words = values.view(torch.float32)  # four of them in each
+        levels = [kernels.pack(level, narrow=False) for level in words]
+        starts = -128 * values.sum(dim=2, dtype=torch.int32)
+        return PackedOffsets(levels, values.double() * scales.double()[..., None], scales, starts)
     narrow = kernels.has_bfloat and width % 2 == 0
-    packed = [kernels.pack(level, narrow=narrow) for level in offsets]
-    return packed, offsets.bfloat16() if narrow else offsets, None
+    levels = [kernels.pack(level, narrow=narrow) for level in offsets]
+    return PackedOffsets(levels, offsets.bfloat16() if narrow else offsets)
 
 
-def _and_a_panel(values: Tensor) -> Tensor:
-    """[K, V] in a row, and zeros for the kernels to read where a last panel ends early."""
-    return torch.cat([values.flatten(), torch.zeros(64)])
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

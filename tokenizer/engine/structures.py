@@ -90,7 +90,9 @@ class SearchStruct(Structure):
     _fields_ = (
         ("packed", POINTER(c_void_p)),
         *((name, c_int32) for name in ("narrow", "levels", "entries", "width")),
-        *((name, c_void_p) for name in ("norms", "centres", "codebooks", "entry_scales", "longest", "roundings")),
+        ("pitch", c_int64),
+        *((name, c_void_p) for name in ("norms", "lengths", "centres", "codebooks")),
+        *((name, c_void_p) for name in ("starts", "entry_scales", "longest", "roundings")),
         ("frames", c_int64),
         *((name, c_void_p) for name in ("latents", "codes")),
     )

@@ -78,13 +78,14 @@ def test_a_layer_takes_the_longer_of_multiplying_and_reading():
     assert layer_floor_s(LayerWork("io", memory_bytes=3e9), CEILINGS, "fp32") == pytest.approx(3.0)
 
 
-def test_a_search_is_in_16_bits_in_any_precision():
+def test_a_search_is_in_bytes_in_any_precision():
     """What it finds is compared again in float32, so that exact codes need no more."""
-    search = LayerWork("quantizer", macs=1e9, in_16_bits=True)
+    search = LayerWork("quantizer", macs=1e9, in_bytes=True)
     assert layer_floor_s(search, CEILINGS, "fp32") == layer_floor_s(search, CEILINGS, "half")
-    assert layer_floor_s(search, CEILINGS, "half") < layer_floor_s(replace(search, in_16_bits=False), CEILINGS, "fp32")
+    assert layer_floor_s(search, CEILINGS, "half") == pytest.approx(2e9 / CEILINGS.int8_flops)
+    assert layer_floor_s(search, CEILINGS, "half") < layer_floor_s(replace(search, in_bytes=False), CEILINGS, "fp32")
     for direction, names in (("encode", ["quantizer"]), ("decode", [])):
-        assert [work.name for work in codec_work(tiny_spec("patch"), direction, 4) if work.in_16_bits] == names
+        assert [work.name for work in codec_work(tiny_spec("patch"), direction, 4) if work.in_bytes] == names
 
 
 def test_layers_follow_one_another():

@@ -39,7 +39,7 @@ def lost_by(codebooks, latents, codes):
 @pytest.mark.parametrize("width", [8, 64, 128, 256, 272])
 @pytest.mark.parametrize(("entries", "frames"), [(1024, 500), (100, 85), (17, 1)])
 def test_the_nearest_entries_are_found(kernels, entries, width, frames):
-    """Twins are too close for 16 bits: what comes into question is compared again in floats."""
+    """Twins are too close for bytes: what comes into question is compared again in floats."""
     plain, searched = quantizers(kernels, entries, width)
     latents = random(1, width, frames, seed=2) * 10 ** random(1, 1, frames, seed=3)
     codes = searched.encode(latents, LEVELS)
@@ -47,6 +47,18 @@ def test_the_nearest_entries_are_found(kernels, entries, width, frames):
     rows, found = latents[0].T, codes[0].T
     assert lost_by(plain.codebooks, rows, found).max() < 2e-6
     assert (found == plain.encode(latents, LEVELS)[0].T).float().mean() > 0.995
+
+
+@pytest.mark.parametrize("rounded", ["frame", "entries"])
+def test_rounding_that_all_goes_one_way(kernels, rounded):
+    """In bytes each value of one of the two vectors loses 0.49 and the product changes its sign; the codes do not."""
+    coarse, fine = torch.full((64,), 127.0), torch.full((64,), 1.49)
+    coarse[0], fine[0] = -78, 127
+    offset, frame = (coarse, fine) if rounded == "frame" else (fine, coarse)
+    plain = ResidualQuantizer(1, 2, 64)
+    plain.set_codebooks(torch.stack([offset, -offset])[None])
+    latents = torch.stack([frame, -frame], dim=1)[None]
+    assert torch.equal(EngineQuantizer(plain, kernels).encode(latents, 1), torch.tensor([[[0, 1]]]))
 
 
 def test_a_frame_has_its_codes_in_any_company(kernels):
@@ -69,11 +81,12 @@ def test_silence_and_an_entry_itself(kernels):
     assert torch.equal(searched.encode(plain.codebooks[0].T[None], 1)[0, 0], torch.arange(64))
 
 
-def test_integers_look_first_where_they_are_multiplied_fastest(monkeypatch):
-    """And leave to floats what does not fit them."""
-    monkeypatch.setenv("QUANTONE_ENGINE", "avx512_vnni")
+@pytest.mark.parametrize("level", ["avx512_vnni", "avx512_bf16"])
+def test_bytes_look_first_where_they_are_multiplied_fastest(monkeypatch, level):
+    """And leave to others what does not fit them."""
+    monkeypatch.setenv("QUANTONE_ENGINE", level)
     kernels = library.find_kernels()
-    if kernels is None or kernels.name != "avx512_vnni":
-        pytest.skip("no products of integers here, or no compiler")
-    assert quantizers(kernels, 64, 128)[1]._entry_scales is not None
-    assert quantizers(kernels, 64, 24)[1]._entry_scales is None
+    if kernels is None or kernels.name != level:
+        pytest.skip("no products of bytes here, or no compiler")
+    assert quantizers(kernels, 64, 128)[1]._packed.scales is not None
+    assert quantizers(kernels, 64, 24)[1]._packed.scales is None

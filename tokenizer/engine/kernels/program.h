@@ -78,12 +78,15 @@ struct Call {
 };
 
 struct Search { // residual vector quantization of frames
-    const void *const *packed; // -2 times the entries less their centre, level by level: of floats, bfloats or integers
+    const void *const *packed; // -2 times the entries less their centre, level by level: of floats, bytes or bfloats, whole panels
     int32_t narrow;            // 1: of bfloats
     int32_t levels, entries, width;
-    const float *norms, *centres, *codebooks; // [K, V] and a panel's width, [K, D], [K, V, D]
-    const float *entry_scales;        // [K, V] and a panel's width: of integers; null for none
-    const float *longest, *roundings; // [K]: norm of the longest offset, and of the largest rounding
+    int64_t pitch;             // entries of a level with those that fill its last panel
+    const float *norms, *lengths;         // [K, pitch]: squared, of entries less their centre, endless beyond them; of offsets
+    const float *centres, *codebooks;     // [K, D], [K, V, D]
+    const int32_t *starts;                // [K, pitch]: of sums of bytes, for frames whose bytes are 128 too large
+    const float *entry_scales;            // [K, pitch]: of bytes; null for none
+    const float *longest, *roundings;     // [K]: of a level's offsets; the largest rounding of one, as a share of its length
     int64_t frames;
     const float *latents; // [frames, D]
     int64_t *codes;       // [frames, levels]

@@ -1,39 +1,102 @@
 // Search of the nearest entries, level by level: one product gives the distances of many frames to all entries.
 //
-// In bfloats or integers that product says only which entries come into question: by Cauchy and Schwarz, rounding x to x' and
-// c to c' changes x.c by no more than |x - x'| |c| + |x'| |c - c'|. Whatever lies within twice that of the smallest is
-// compared again in floats, so that the codes are those of floats.
+// In bytes or bfloats that product says only which entries come into question: by Cauchy and Schwarz, rounding x to x' and c to c'
+// changes x.c by no more than |x - x'| |c| + |x'| |c - c'|. Entries that may be as near as the nearest are compared again in
+// floats, so that the codes are those of floats.
 
 constexpr int FRAMES_AT_ONCE = 84;
 
-static float smallest(const float *values, int count) {
-    Floats least[4] = {all(3e38f), all(3e38f), all(3e38f), all(3e38f)};
-    int i = 0;
-    for (; i + 4 * LANES <= count; i += 4 * LANES)
-        for (int part = 0; part < 4; part++) least[part] = smaller(least[part], load(values + i + part * LANES));
-    const Floats all_parts = smaller(smaller(least[0], least[1]), smaller(least[2], least[3]));
-    float value = 3e38f;
-    for (int lane = 0; lane < LANES; lane++) value = all_parts[lane] < value ? all_parts[lane] : value;
-    for (; i < count; i++) value = values[i] < value ? values[i] : value;
-    return value;
+#if HAS_BYTES
+// Frames times a panel of entries.
+struct ByteTile {
+    const uint32_t *rows[MOST_ROWS]; // four bytes of a frame in each word, 128 too large
+    float scales[MOST_ROWS], doubts[MOST_ROWS];
+    float *distances, *least;
+    int64_t pitch;
+};
+
+struct ByteEntries {
+    const float *panel;
+    const int32_t *starts;
+    const float *scales, *norms, *lengths;
+};
+
+template <int ROWS> static void multiply_bytes(const ByteTile &tile, int64_t words, const ByteEntries &entries) {
+    Ints sums[ROWS][PANEL];
+    const float *panel = entries.panel;
+    const uint32_t *rows[ROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+        rows[i] = tile.rows[i];
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL; v++) sums[i][v] = *(const Ints *)(entries.starts + v * LANES);
+    }
+    for (int64_t word = 0; word < words; word++, panel += PANEL_FLOATS) {
+        __m512i weights[PANEL];
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL; v++) weights[v] = _mm512_loadu_si512(panel + v * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; i++) {
+            const __m512i bytes = _mm512_set1_epi32((int)rows[i][word]);
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL; v++) sums[i][v] = (Ints)_mm512_dpbusd_epi32((__m512i)sums[i][v], bytes, weights[v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+        Floats least = load(tile.least + i * LANES);
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL; v++) {
+            const int at = v * LANES;
+            const Floats product = __builtin_convertvector(sums[i][v], Floats) * (load(entries.scales + at) * tile.scales[i]);
+            const Floats distance = load(entries.norms + at) + product;
+            store(tile.distances + i * tile.pitch + at, distance);
+            least = smaller(least, distance + load(entries.lengths + at) * tile.doubts[i]);
+        }
+        store(tile.least + i * LANES, least);
+    }
 }
+
+typedef void (*MultiplyBytes)(const ByteTile &, int64_t, const ByteEntries &);
+static constexpr int BYTE_ROWS = rows_at_once(PANEL);
+static constexpr MultiplyBytes MULTIPLY_BYTES[BYTE_ROWS + 1] = {nullptr, multiply_bytes<1>, multiply_bytes<2>,
+    multiply_bytes<3>, multiply_bytes<4>, multiply_bytes<5>, multiply_bytes<6>};
+static_assert(BYTE_ROWS == 6, "one function for each number of rows");
+
+// To bytes, 128 too large, for values that fill whole vectors; the scale.
+static float quantize_to_bytes(const float *from, int width, uint8_t *to) {
+    Floats most = all(1e-30f);
+    for (int i = 0; i < width; i += LANES) most = larger(most, (Floats)_mm512_abs_ps((__m512)load(from + i)));
+    const float largest = _mm512_reduce_max_ps((__m512)most);
+    const Floats inverse = all(127.f / largest);
+    for (int i = 0; i < width; i += LANES) {
+        const __m512i rounded = _mm512_cvtps_epi32((__m512)(load(from + i) * inverse));
+        _mm_storeu_si128((__m128i *)(to + i), _mm512_cvtepi32_epi8(_mm512_add_epi32(rounded, _mm512_set1_epi32(128))));
+    }
+    return largest / 127.f;
+}
+#endif
 
 struct Searcher {
     const Search &search;
-    const int64_t pitch; // of a row of distances, in floats
     float *residual, *relative, *distances;
-    char *rounded; // `relative` in two bytes a value, where these are multiplied
-    float *scales; // of a frame's integers
+    char *rounded; // `relative` as it is multiplied, where that is not in floats
+    float *scales; // of a frame's bytes
+    float *doubts; // of a frame: times an entry's length, what rounding changes their distance by at most
+    float *least;  // of a frame's distances and doubts, lane by lane
+    int *entries;  // that come into question, frame after frame
+    int *begins;   // where those of a frame begin
 
     void run(int64_t first, int64_t frames) {
         memcpy(residual, search.latents + first * search.width, frames * search.width * 4);
         for (int level = 0; level < search.levels; level++) {
             subtract_centre(level, frames);
             measure_distances(level, frames);
-            int64_t *codes = search.codes + first * search.levels + level;
-            for (int64_t frame = 0; frame < frames; frame++) codes[frame * search.levels] = nearest(level, frame);
+            find_entries(level, frames);
             for (int64_t frame = 0; frame < frames; frame++) {
-                const float *vector = entry_of(level, (int)codes[frame * search.levels]);
+                const int code = nearest(level, frame);
+                search.codes[(first + frame) * search.levels + level] = code;
+                const float *vector = entry_of(level, code);
                 float *left = residual + frame * search.width;
                 for (int i = 0; i < search.width; i++) left[i] -= vector[i];
             }
@@ -46,9 +109,10 @@ struct Searcher {
             float *to = relative + frame * search.width;
             for (int i = 0; i < search.width; i++) to[i] = residual[frame * search.width + i] - centre[i];
             if (search.narrow) round_to_bfloats(to, (bfloat *)rounded + frame * search.width);
-#if HAS_INTEGERS
-            if (search.entry_scales) scales[frame] = quantize(to, search.width, (int16_t *)rounded + frame * search.width);
+#if HAS_BYTES
+            if (search.entry_scales) scales[frame] = quantize_to_bytes(to, search.width, (uint8_t *)rounded + frame * search.width);
 #endif
+            doubts[frame] = is_rounded() ? doubt(level, frame) : 0.f;
         }
     }
 
@@ -61,89 +125,16 @@ struct Searcher {
     // Some of a frame's values as they were rounded.
     Floats rounded_values(int64_t frame, int first, int count) const {
         const int64_t at = frame * search.width + first;
-#if HAS_INTEGERS
+#if HAS_BYTES
         if (search.entry_scales) {
-            const __m256i integers = _mm256_loadu_si256((const __m256i *)((const int16_t *)rounded + at));
-            return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(integers)) * scales[frame];
+            const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)((const uint8_t *)rounded + at)));
+            return (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(bytes, _mm512_set1_epi32(128))) * scales[frame];
         }
 #endif
         return load((const bfloat *)rounded + at, count);
     }
 
-#if HAS_INTEGERS
-    void measure_in_integers(int level, int64_t frames) {
-        const int words = search.width / 2;
-        const int64_t entries_before = (int64_t)level * search.entries;
-        for (int column = 0; column < search.entries; column += PANEL_FLOATS) {
-            const int left = search.entries - column, vectors = left >= PANEL_FLOATS ? PANEL : (left + LANES - 1) / LANES;
-            const int at_once = rows_at_once(vectors);
-            const float *panel = (const float *)search.packed[level] + (int64_t)column * words;
-            for (int64_t first = 0; first < frames; first += at_once) {
-                const int size = frames - first < at_once ? (int)(frames - first) : at_once;
-                IntegerTile tile;
-                tile.from = search.norms + entries_before + column, tile.from_pitch = 0;
-                tile.to = distances + first * pitch + column, tile.pitch = pitch;
-                for (int i = 0; i < size; i++) {
-                    tile.rows[i] = (const uint32_t *)((const int16_t *)rounded + (first + i) * search.width);
-                    tile.scales[i] = scales[first + i];
-                }
-                MULTIPLY_INTEGERS[vectors][size](tile, words, panel, search.entry_scales + entries_before + column);
-            }
-        }
-    }
-#endif
-
-    void measure_distances(int level, int64_t frames) {
-#if HAS_INTEGERS
-        if (search.entry_scales) return measure_in_integers(level, frames);
-#endif
-        const int bytes = search.narrow ? 2 : 4, words = search.width * bytes / 4;
-        Rows rows;
-        rows.steps = frames;
-        rows.add(search.narrow ? (const void *)rounded : relative, 0, search.width * bytes, words);
-        const Packed packed = {(const float *)search.packed[level], search.entries, words};
-        const float *norms = search.norms + (int64_t)level * search.entries;
-#if HAS_BFLOAT
-        if (search.narrow) return matrix<true>(rows, frames, packed, Stored{norms, distances, pitch});
-#endif
-        matrix<false>(rows, frames, packed, Stored{norms, distances, pitch});
-    }
-
-    const float *entry_of(int level, int entry) const {
-        return search.codebooks + ((int64_t)level * search.entries + entry) * search.width;
-    }
-
-    // The first one of equals wins, as in torch.
-    int nearest(int level, int64_t frame) const {
-        const float *values = distances + frame * pitch;
-        const Floats limit = all(smallest(values, search.entries) + (is_rounded() ? doubt(level, frame) : 0.f));
-        int best = 0, others = 0;
-        float least = 3e38f;
-        for (int first = 0; first < search.entries; first += LANES) {
-            for (uint32_t lanes = mask(load(values + first) <= limit); lanes; lanes &= lanes - 1) {
-                const int entry = first + __builtin_ctz(lanes);
-                if (entry >= search.entries) break;
-                if (others++ == 0) { // mostly it stays the only one
-                    best = entry;
-                    __builtin_prefetch(entry_of(level, entry));
-                    continue;
-                }
-                if (others == 2) least = is_rounded() ? distance(level, frame, best) : values[best];
-                const float value = is_rounded() ? distance(level, frame, entry) : values[entry];
-                if (value < least) least = value, best = entry;
-            }
-        }
-        return best;
-    }
-
-    static uint32_t mask(Ints lanes) {
-#if LANES == 16
-        return (uint32_t)_mm512_movepi32_mask((__m512i)lanes);
-#else
-        return (uint32_t)_mm256_movemask_ps((__m256)lanes);
-#endif
-    }
-
+    // The last term is for the rounding of the sums themselves.
     float doubt(int level, int64_t frame) const {
         Floats length = {}, rounding = {};
         for (int i = 0; i < search.width; i += LANES) {
@@ -152,9 +143,119 @@ struct Searcher {
             length += part * part;
             rounding += (whole - part) * (whole - part);
         }
-        const float norm = __builtin_sqrtf(sum(length)), lost = __builtin_sqrtf(sum(rounding)), longest = search.longest[level];
-        const float sums = 4e-5f * norm * longest + 1e-5f * longest * longest; // rounding of the sums themselves
-        return 2.f * (lost * longest + norm * search.roundings[level]) + sums;
+        const float norm = __builtin_sqrtf(sum(length)), lost = __builtin_sqrtf(sum(rounding));
+        return lost + norm * (search.roundings[level] + 2e-5f);
+    }
+
+#if HAS_BYTES
+    void measure_in_bytes(int level, int64_t frames) {
+        const int words = search.width / 4;
+        for (int64_t i = 0; i < frames * LANES; i += LANES) store(least + i, all(3e38f));
+        for (int column = 0; column < search.pitch; column += PANEL_FLOATS) {
+            const int64_t at = level * search.pitch + column;
+            const ByteEntries entries = {(const float *)search.packed[level] + (int64_t)column * words, search.starts + at,
+                                         search.entry_scales + at, search.norms + at, search.lengths + at};
+            for (int64_t first = 0; first < frames; first += BYTE_ROWS) {
+                const int size = frames - first < BYTE_ROWS ? (int)(frames - first) : BYTE_ROWS;
+                ByteTile tile;
+                tile.distances = distances + first * search.pitch + column, tile.pitch = search.pitch;
+                tile.least = least + first * LANES;
+                for (int i = 0; i < size; i++) {
+                    tile.rows[i] = (const uint32_t *)((const uint8_t *)rounded + (first + i) * search.width);
+                    tile.scales[i] = scales[first + i], tile.doubts[i] = doubts[first + i];
+                }
+                MULTIPLY_BYTES[size](tile, words, entries);
+            }
+        }
+    }
+#endif
+
+    void measure_distances(int level, int64_t frames) {
+#if HAS_BYTES
+        if (search.entry_scales) return measure_in_bytes(level, frames);
+#endif
+        const int bytes = search.narrow ? 2 : 4, words = search.width * bytes / 4;
+        Rows rows;
+        rows.steps = frames;
+        rows.add(search.narrow ? (const void *)rounded : relative, 0, search.width * bytes, words);
+        const Packed packed = {(const float *)search.packed[level], (int)search.pitch, words};
+        const Stored stored = {search.norms + level * search.pitch, distances, search.pitch};
+#if HAS_BFLOAT
+        if (search.narrow) matrix<true>(rows, frames, packed, stored);
+#endif
+        if (!search.narrow) matrix<false>(rows, frames, packed, stored);
+        const float *lengths = search.lengths + level * search.pitch;
+        for (int64_t frame = 0; frame < frames; frame++) {
+            const float *values = distances + frame * search.pitch;
+            Floats smallest = all(3e38f);
+            for (int64_t i = 0; i < search.pitch; i += LANES)
+                smallest = smaller(smallest, load(values + i) + load(lengths + i) * doubts[frame]);
+            store(least + frame * LANES, smallest);
+        }
+    }
+
+    const float *entry_of(int level, int entry) const {
+        return search.codebooks + ((int64_t)level * search.entries + entry) * search.width;
+    }
+
+    // Entries that may be nearest. Their values are asked for, so that they are there when they are compared.
+    void find_entries(int level, int64_t frames) {
+        const float *lengths = search.lengths + level * search.pitch;
+        const float sums = is_rounded() ? 1e-5f * search.longest[level] * search.longest[level] : 0.f;
+        int found = 0;
+        for (int64_t frame = 0; frame < frames; frame++) {
+            const float *values = distances + frame * search.pitch;
+            const Floats limit = all(smallest_of(load(least + frame * LANES)) + sums);
+            begins[frame] = found;
+            for (int first = 0; first < search.pitch; first += 64) {
+                uint64_t near = 0;
+                for (int i = 0; i < 64; i += LANES) {
+                    const Floats at_best = load(values + first + i) - load(lengths + first + i) * doubts[frame];
+                    near |= (uint64_t)at_most(at_best, limit) << i;
+                }
+                for (; near; near &= near - 1) {
+                    const int entry = first + __builtin_ctzll(near);
+                    const float *vector = entry_of(level, entry);
+                    for (int i = 0; i < search.width; i += 16) __builtin_prefetch(vector + i);
+                    entries[found++] = entry;
+                }
+            }
+        }
+        begins[frames] = found;
+    }
+
+    // The first one of equals wins, as in torch.
+    int nearest(int level, int64_t frame) const {
+        const int begin = begins[frame], end = begins[frame + 1];
+        if (end == begin) return 0; // nothing is nearest to what is no number
+        if (end - begin == 1) return entries[begin];
+        int best = 0;
+        float smallest = 3e38f;
+        for (int i = begin; i < end; i++) {
+            const int entry = entries[i];
+            const float value = is_rounded() ? distance(level, frame, entry) : distances[frame * search.pitch + entry];
+            if (value < smallest) smallest = value, best = entry;
+        }
+        return best;
+    }
+
+    static float smallest_of(Floats values) {
+#if LANES == 16
+        return _mm512_reduce_min_ps((__m512)values);
+#else
+        float smallest = values[0];
+        for (int lane = 1; lane < LANES; lane++) smallest = values[lane] < smallest ? values[lane] : smallest;
+        return smallest;
+#endif
+    }
+
+    // A bit for each lane.
+    static uint32_t at_most(Floats values, Floats limit) {
+#if LANES == 16
+        return _mm512_cmp_ps_mask((__m512)values, (__m512)limit, _CMP_LE_OQ);
+#else
+        return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)values, (__m256)limit, _CMP_LE_OQ));
+#endif
     }
 
     float distance(int level, int64_t frame, int entry) const {
@@ -164,21 +265,23 @@ struct Searcher {
             const int count = search.width - i;
             total += load(relative + frame * search.width + i, count) * (load(vector + i, count) - load(centre + i, count));
         }
-        return search.norms[(int64_t)level * search.entries + entry] - 2.f * sum(total);
+        return search.norms[level * search.pitch + entry] - 2.f * sum(total);
     }
 };
 
 static int search(const Search &search, Arena &arena) {
     arena.begin();
     const int64_t values = FRAMES_AT_ONCE * (int64_t)search.width * 4;
-    const int64_t pitch = (search.entries + LANES - 1) / LANES * LANES;
     Searcher searcher = {search,
-                         pitch,
                          (float *)arena.take(values),
                          (float *)arena.take(values),
-                         (float *)arena.take(FRAMES_AT_ONCE * pitch * 4),
+                         (float *)arena.take(FRAMES_AT_ONCE * search.pitch * 4),
                          arena.take(values),
-                         (float *)arena.take(FRAMES_AT_ONCE * 4)};
+                         (float *)arena.take(FRAMES_AT_ONCE * 4),
+                         (float *)arena.take(FRAMES_AT_ONCE * 4),
+                         (float *)arena.take(FRAMES_AT_ONCE * LANES * 4),
+                         (int *)arena.take(FRAMES_AT_ONCE * search.pitch * 4),
+                         (int *)arena.take((FRAMES_AT_ONCE + 1) * 4)};
     if (arena.failed) return NO_MEMORY;
     for (int64_t first = 0; first < search.frames; first += FRAMES_AT_ONCE)
         searcher.run(first, search.frames - first < FRAMES_AT_ONCE ? search.frames - first : FRAMES_AT_ONCE);
