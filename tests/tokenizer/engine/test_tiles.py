@@ -76,7 +76,7 @@ def test_tiles_multiply_what_vectors_multiply(emulated, kind, changed, rows):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("file", ["test_networks.py", "test_compact.py", "test_engine_codec.py"])
+@pytest.mark.parametrize("file", ["test_networks.py", "test_compact.py", "test_engine_codec.py", "test_quantizer.py"])
 def test_all_laws_hold_with_tiles(emulated, file):
     """What the other files ask of the best kernels that are here, they ask of these."""
     environment = os.environ | {"QUANTONE_TEST_TILES": "emulated"}
