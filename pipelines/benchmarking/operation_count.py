@@ -30,7 +30,7 @@ class LayerWork:
 
     name: str
     macs: float = 0.0  # multiplications with an addition each, as the layer is defined
-    saved_macs: float = 0.0  # of them, that neighbouring windows need not: see tokenizer/engine/kernels/pairs.h
+    saved_macs: float = 0.0  # of them, that neighbouring windows need not: see tokenizer/engine/kernels/winograd.h
     step_weights: float = 0.0  # weights that every time step needs anew; streams of a batch share them
     memory_bytes: float = 0.0  # that must come from or go to memory: waveform and codes
     in_bytes: bool = False  # in any precision: a search that compares again in float32 what comes into question
@@ -138,9 +138,9 @@ def _layer_work(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerWork:
 
 
 def _saved_share(module: nn.Conv1d | nn.ConvTranspose1d) -> float:
-    """Of the multiplications of windows of two or three strides: two neighbours need three of four, or four of six."""
+    """Of the multiplications of windows of two or three strides: four neighbours need five of eight, or six of twelve."""
     (taps,), (stride,), (dilation,) = module.kernel_size, module.stride, module.dilation
-    return {(2 * stride, 1): 1 / 4, (3 * stride, 1): 1 / 3}.get((taps, dilation), 0.0)
+    return {(2 * stride, 1): 3 / 8, (3 * stride, 1): 1 / 2}.get((taps, dilation), 0.0)
 
 
 def _per_second(layers: Iterable[LayerWork], seconds: float) -> list[LayerWork]:

@@ -1,6 +1,6 @@
 """The limit: the least time that counted work can take on a machine whose ceilings were measured.
 
-Each layer takes at least its multiplications (less those that windows in pairs save) at the rate of the best matrix
+Each layer takes at least its multiplications (less those that windows multiplied together save) at the rate of the best matrix
 product, or its weights at the rate of the caches where each step reads them anew, whichever is longer; layers follow
 one another. Nothing is charged for activations between layers, activation functions, sums of rows or calls: a kernel
 may fuse them away. So no implementation with the same arithmetic comes below, but for what the measured ceilings are
@@ -41,7 +41,7 @@ def limit(layers: Iterable[LayerWork], ceilings: Ceilings, precision: Precision,
 def limit_table(layers: list[LayerWork], ceilings: Ceilings, batch_size: int = 1) -> Table:
     """Work and least time by layer for a terminal; the last row is the sum and the limit."""
     table = Table(box=None, header_style="bold")
-    for heading in ("layer", "MMAC / s of audio", "in pairs", "share", "fp32 ms", "16-bit ms"):
+    for heading in ("layer", "MMAC / s of audio", "together", "share", "fp32 ms", "16-bit ms"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     everything, least = total_macs(layers), sum(layer.least_macs for layer in layers)
     for layer in layers:

@@ -14,8 +14,22 @@ from tokenizer.engine.program import Buffer, Operation, Program, UnsupportedNetw
 from tokenizer.engine.program_layout import ProgramLayout
 from tokenizer.engine.structures import Kind
 
-# Values of a window that the next one does not see, where sums of rows cost less than they save.
-LEAST_UNIT, LEAST_NARROW_UNIT = 32, 128
+# Values of a window that the next one does not see, where mixtures of rows cost less than they save.
+LEAST_UNIT, LEAST_NARROW_UNIT, LEAST_INTEGER_UNIT = 32, 128, 64
+# Weights of each product, of the units of a window: with MIX and UNMIX of kernels/winograd.h they make the windows' results.
+_WEIGHT_MIXTURES: dict[tuple[int, int], list[list[float]]] = {
+    (2, 2): [[1, 0], [1, 1], [0, 1]],
+    (2, 3): [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    (4, 2): [[1, 0], [1 / 2, 1 / 2], [1 / 6, -1 / 6], [8 / 3, 4 / 3], [0, 1 / 2]],
+    (4, 3): [
+        [1 / 2, 0, 0],
+        [1 / 6, 1 / 6, 1 / 6],
+        [1 / 6, -1 / 6, 1 / 6],
+        [16 / 15, 8 / 15, 4 / 15],
+        [1 / 30, -1 / 15, 2 / 15],
+        [0, 0, 1 / 2],
+    ],
+}
 
 
 class ProgramBuilder:
@@ -72,10 +86,10 @@ class ProgramBuilder:
             windows: what they are made of.
             weights: in the windows' order.
             bias: [columns]
-            settings: fields of Operation, and numbers for the kernels; `pairs` says that windows come in whole pairs,
-                and may be multiplied so.
+            settings: fields of Operation, and numbers for the kernels; `together` says how many windows may be
+                multiplied together.
         """
-        pairs = settings.pop("pairs", False)
+        together = settings.pop("together", 1)
         narrow = self.buffers[windows[0].buffer].narrow
         if len(windows) > 32 or any(self.buffers[window.buffer].narrow != narrow for window in windows):
             raise UnsupportedNetworkError("windows of too many parts, or of different numbers")
@@ -86,9 +100,11 @@ class ProgramBuilder:
         numbers = {"stride": 1, "up": 1, "statistics": -1, "columns": columns, **settings}
         simple = fields.keys() == {"output"} and numbers["up"] == 1 and numbers["statistics"] < 0
         few = columns <= 4 and simple and not self.buffers[fields["output"]].narrow
-        tensors, units = self._packed(windows, weights, numbers["stride"], few=few, pairs=pairs)
+        tensors = self._packed(windows, weights, numbers["stride"], few=few)
+        units = 0 if few or together == 1 else self._units(windows, numbers["stride"], integers=len(tensors) > 1)
         if units:
-            numbers["pair_units"] = units
+            numbers |= {"units": units, "windows": 2 if narrow else together}
+            tensors |= self._mixed(weights, numbers["windows"], units, narrow=narrow)
         self.add(
             Operation(
                 Kind.FEW_COLUMNS if few else Kind.MATRIX,
@@ -101,23 +117,26 @@ class ProgramBuilder:
             )
         )
 
-    def _packed(
-        self, windows: Sequence[Window], weights: Tensor, stride: int, *, few: bool, pairs: bool
-    ) -> tuple[dict[str, Tensor], int]:
-        """Weights as the kernels read them, and how many units a window has where two are multiplied together."""
+    def _packed(self, windows: Sequence[Window], weights: Tensor, stride: int, *, few: bool) -> dict[str, Tensor]:
+        """Weights as the kernels read them, and scales where they are integers."""
         narrow = self.buffers[windows[0].buffer].narrow
         if few:
-            return {"weights": weights.detach().to(torch.bfloat16 if narrow else torch.float32).contiguous().clone()}, 0
+            return {"weights": weights.detach().to(torch.bfloat16 if narrow else torch.float32).contiguous().clone()}
         rows = [(self.buffers[window.buffer].width, window.length) for window in windows]
         integers = self.integers(weights, whole_strides(rows, stride))
-        if integers is not None:
-            return {"weights": integers[0], "column_scales": integers[1]}, 0
-        tensors = {"weights": self.kernels.pack(weights, narrow=narrow)}
-        units = self._pair_units(windows, stride, narrow=narrow) if pairs else 0
-        if units:
-            products = pair_products(weights, units)
-            tensors["pair_weights"] = torch.cat([self.kernels.pack(product, narrow=narrow) for product in products])
-        return tensors, units
+        if integers is None:
+            return {"weights": self.kernels.pack(weights, narrow=narrow)}
+        return {"weights": integers[0], "column_scales": integers[1]}
+
+    def _mixed(self, weights: Tensor, windows: int, units: int, *, narrow: bool) -> dict[str, Tensor]:
+        """Those of windows that are multiplied together, product after product."""
+        products = mixed_weights(weights, windows, units)
+        integers = [self.integers(product, [(product.shape[1], product.shape[1])]) for product in products]
+        known = [product for product in integers if product is not None]
+        if not known:
+            return {"unit_weights": torch.cat([self.kernels.pack(product, narrow=narrow) for product in products])}
+        packed, scales = zip(*known, strict=True)
+        return {"unit_weights": torch.cat(packed), "unit_scales": torch.cat(scales)}
 
     def integers(self, weights: Tensor, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
         """Weights [columns, depth] packed as integers, and the scales of columns; None where floats are multiplied.
@@ -132,14 +151,15 @@ class ProgramBuilder:
         words, scales = integer_weights(weights, parts)
         return self.kernels.pack(words.view(torch.float32), narrow=False), padded(scales, len(weights))
 
-    def _pair_units(self, windows: Sequence[Window], stride: int, *, narrow: bool) -> int:
-        """How many units a window has, where two windows side by side are better multiplied together; otherwise 0."""
+    def _units(self, windows: Sequence[Window], stride: int, *, integers: bool) -> int:
+        """How many units a window has, where windows side by side are better multiplied together; otherwise 0."""
+        narrow = self.buffers[windows[0].buffer].narrow
         if len(windows) > 1 or (narrow and self.kernels.name == "amx"):  # tiles multiply faster than rows are added
             return 0
         unit = stride * self.buffers[windows[0].buffer].width
         units, rest = divmod(windows[0].length, unit)
-        enough = unit % 16 == 0 and unit >= (LEAST_NARROW_UNIT if narrow else LEAST_UNIT)
-        return units if units in (2, 3) and rest == 0 and enough else 0
+        least = LEAST_NARROW_UNIT if narrow else LEAST_INTEGER_UNIT if integers else LEAST_UNIT
+        return units if units in (2, 3) and rest == 0 and unit % 16 == 0 and unit >= least else 0
 
     def build(self, output: int) -> Program:
         """Lay everything out.
@@ -168,9 +188,8 @@ def padded(bias: Tensor | None, columns: int) -> Tensor:
     return values
 
 
-def pair_products(weights: Tensor, units: int) -> list[Tensor]:
-    """Weights [columns, units * D] of the products that make two neighbours, [columns, D] each: see kernels/pairs.h."""
-    first, *middle, last = weights.detach().double().chunk(units, dim=1)
-    if units == 2:
-        return [first, first + last, last]
-    return [first, (first + last + middle[0]) / 2, (first + last - middle[0]) / 2, last]
+def mixed_weights(weights: Tensor, windows: int, units: int) -> list[Tensor]:
+    """Weights [columns, units * D] of the products that make some windows at once, [columns, D] each, float64."""
+    own = torch.stack(weights.detach().double().chunk(units, dim=1))
+    shares = torch.tensor(_WEIGHT_MIXTURES[windows, units], dtype=torch.float64)
+    return list(torch.tensordot(shares, own, dims=1))

@@ -85,12 +85,12 @@ class SeanetPlanner:
         windows = self._windows(layer, source)
         weights = layer.conv.weight.permute(0, 2, 1).flatten(1)  # [O, k * C]
         self._rate /= layer.stride
-        numbers = {"stride": layer.stride, "pairs": self._come_in_pairs()}
+        numbers = {"stride": layer.stride, "together": self._windows_together()}
         return self._written(layer, windows, weights, layer.conv.bias, following, **numbers)
 
-    def _come_in_pairs(self) -> bool:
-        """Whether a frame has an even number of rows here: however a stream is cut, its pairs are the same."""
-        return self._builder.whole_files or self._rate % 2 == 0
+    def _windows_together(self) -> int:
+        """As many as divide the rows of a frame: however a stream is cut, the same ones are multiplied together."""
+        return next(most for most in (4, 2, 1) if self._builder.whole_files or self._rate % most == 0)
 
     def _windows(self, layer: Conv1d, source: int) -> list[Window]:
         """What a convolution's taps see, in one piece where they lie side by side."""
@@ -116,7 +116,7 @@ class SeanetPlanner:
         columns = both.permute(2, 1, 0).flatten(0, 1)  # [stride * O, 2 * C]
         bias = None if layer.convtr.bias is None else layer.convtr.bias.repeat(stride)
         numbers = {"up": stride, "extra": int(self._builder.whole_files), "trim": before}
-        numbers["pairs"] = self._come_in_pairs()
+        numbers["together"] = self._windows_together()
         self._rate *= stride
         return self._written(layer, [Window(source, -1, 2 * buffer.width)], columns, bias, following, **numbers)
 

@@ -63,10 +63,10 @@ class OperationStruct(Structure):
         *((name, c_int32) for name in ("kind", "activation", "group", "block", "input", "second", "output", "active")),
         *((name, c_int32) for name in ("num_segments", "stride", "up", "extra", "trim", "columns")),
         *((name, c_int32) for name in ("statistics", "second_statistics", "layers", "length")),
-        *((name, c_int32) for name in ("recurrent_bytes", "pair_units")),
+        *((name, c_int32) for name in ("recurrent_bytes", "windows", "units")),
         ("state", c_int64),
         ("segments", POINTER(SegmentStruct)),
-        *((name, c_void_p) for name in ("weights", "pair_weights", "column_scales", "bias")),
+        *((name, c_void_p) for name in ("weights", "unit_weights", "unit_scales", "column_scales", "bias")),
         *((name, POINTER(c_void_p)) for name in ("layer_scales", "layer_weights", "layer_compact", "layer_biases")),
         *((name, c_void_p) for name in ("gain", "shift", "second_gain", "second_shift")),
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from tests.conftest import make_codec, tiny_spec
 from tests.tokenizer.streaming import CUTS, noise, seeded, stream
-from tokenizer.engine import EngineNetwork, build_engine
+from tokenizer.engine import EngineNetwork, build_engine, library
 from tokenizer.engine.patch_program import plan_patch
 from tokenizer.engine.program import UnsupportedNetworkError
 from tokenizer.engine.seanet_program import plan_seanet
@@ -33,7 +33,8 @@ SEANETS = {
     "mirrored and dilated": {"num_residual_layers": 2, "pad_mode": "reflect", "dilation_base": 3},
     "of recurrent weights in panels": {"num_filters": 8},
     "of rows that fill no vector": {"num_filters": 3, "compress": 3},
-    "of windows in pairs": {"num_filters": 32},
+    "of windows in fours": {"num_filters": 32},
+    "of windows in twos": {"num_filters": 128, "strides": (4, 2), "num_lstm_layers": 0},
 }
 PATCHES = {
     "speech's": {},
@@ -122,7 +123,8 @@ def test_streams_do_not_depend_on_cuts(precision, direction, cuts):
     """However a stream is cut into frames, empty chunks included, every value is that of the whole stream."""
     for kind, changed in (
         ("seanet", SEANETS["mirrored and dilated"]),
-        ("seanet", SEANETS["of windows in pairs"]),
+        ("seanet", SEANETS["of windows in fours"]),
+        ("seanet", SEANETS["of windows in twos"]),
         ("patch", PATCHES["speech's"]),
     ):
         spec = spec_with(kind, changed)
@@ -163,11 +165,13 @@ def test_a_row_does_not_depend_on_its_neighbours(engine, kind, precision):
 
 
 @pytest.mark.parametrize("cuts", [[1], [3, 4, 20]])
+@pytest.mark.parametrize("name", ["of windows in fours", "of windows in twos"])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
 @torch.inference_mode()
-def test_windows_are_paired_alike_however_a_stream_is_cut(engine, cuts):
-    """Pairs end where frames end: the very same sums, wherever a chunk begins and whatever else is in the batch."""
-    spec = spec_with("seanet", SEANETS["of windows in pairs"] | {"num_lstm_layers": 0})
-    networks = build_engine(networks_of(spec), spec, "exact").networks
+def test_the_same_windows_are_multiplied_together_however_a_stream_is_cut(engine, cuts, name, precision):
+    """Sets end where frames end: the very same sums, wherever a chunk begins and whatever else is in the batch."""
+    spec = spec_with("seanet", SEANETS[name] | {"num_lstm_layers": 0})
+    networks = build_engine(networks_of(spec), spec, precision).networks
     for direction, x in inputs_of(spec).items():
         network = getattr(networks, direction)
         unit = spec.hop_length if direction == "encoder" else 1
@@ -176,14 +180,31 @@ def test_windows_are_paired_alike_however_a_stream_is_cut(engine, cuts):
         assert torch.equal(stream(network, x[1:2], cuts, unit), whole[1:2])
 
 
-@pytest.mark.parametrize(("kind", "units"), [("seanet", [2, 3, 3]), ("segmented", [2, 2, 3, 3])])
-def test_windows_come_in_pairs(engine, kind, units):
-    """Of two strides and two residual units; where streams have one row a frame, they have no pairs."""
-    spec = spec_with(kind, SEANETS["of windows in pairs"], tiny_spec(kind).channels)
+@pytest.mark.parametrize(
+    ("kind", "name", "sets"),
+    [
+        ("seanet", "of windows in fours", [(4, 2), (4, 3), (4, 3)]),
+        ("seanet", "of windows in twos", [(2, 2), (2, 3), (4, 3)]),
+        ("segmented", "of windows in fours", [(4, 2), (4, 2), (4, 3), (4, 3)]),
+    ],
+)
+def test_windows_are_multiplied_together(engine, kind, name, sets):
+    """Of two strides and two residual units, as many as divide a frame's rows; one row a frame stays alone."""
+    spec = spec_with(kind, SEANETS[name], tiny_spec(kind).channels)
     for network in networks_of(spec)[:2]:
         program = plan_seanet(network, spec, engine, fast=False)
-        paired = [operation.pair_units for operation in program.operations if operation.pair_units]
-        assert sorted(paired) == units
+        assert sorted((one.windows, one.units) for one in program.operations if one.windows) == sets
+
+
+def test_bfloats_have_no_digits_for_mixtures_of_four(monkeypatch):
+    monkeypatch.setenv("QUANTONE_ENGINE", "avx512_bf16")
+    kernels = library.find_kernels()
+    if kernels is None or kernels.name != "avx512_bf16":
+        pytest.skip("no vectors of bfloats here, or no compiler")
+    spec = spec_with("seanet", SEANETS["of windows in twos"])
+    for network in networks_of(spec)[:2]:
+        program = plan_seanet(network, spec, kernels, fast=True)
+        assert sorted((one.windows, one.units) for one in program.operations if one.windows) == [(2, 2), (2, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("num_samples", [160, 159, 101, 24, 3, 1])
@@ -247,7 +268,7 @@ def torch_threads():
         ("seanet", "SoundStream's"),
         ("seanet", "EnCodec's"),
         ("seanet", "mirrored and dilated"),
-        ("seanet", "of windows in pairs"),
+        ("seanet", "of windows in fours"),
     ],
 )
 @torch.inference_mode()

@@ -1,9 +1,9 @@
 // One instruction set's kernels, in the order in which they build on each other.
 #include "vector.h"
 #include "matrix.h"
-#include "pairs.h"
 #include "place.h"
 #include "integers.h"
+#include "winograd.h"
 #include "layers.h"
 #include "compact.h"
 #include "lstm.h"

@@ -205,7 +205,7 @@ static void lay_out(Program &program) {
     output.data = (char *)call.output;
 }
 
-// What the largest operation needs for its pairs, or for its rows as integers.
+// What the largest operation needs for its mixtures, or for its rows as integers.
 static int64_t mixed_bytes(const Call &call) {
     int64_t most = 0;
     const auto need = [&](int64_t bytes) { most = bytes > most ? bytes : most; };
@@ -213,9 +213,7 @@ static int64_t mixed_bytes(const Call &call) {
         const Operation &op = call.operations[i];
         if (op.kind == MATRIX && op.column_scales) need(IntegerShape(call, op).bytes());
         if (op.kind == LSTM && op.layer_scales[0]) need(IntegerShape(call.buffers[op.input].width).bytes());
-        if (op.pair_units == 0) continue;
-        const int unit = op.segments[0].length / op.pair_units;
-        need(mixed_bytes(op.pair_units, call.buffers[main_input(op)].narrow ? unit / 2 : unit));
+        if (op.windows) need(MixedMemory(call, op).bytes());
     }
     return most;
 }

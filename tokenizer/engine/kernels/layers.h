@@ -78,26 +78,33 @@ template <bool NARROW> static void few_columns(const Program &program, const Ope
             }
 }
 
-// Windows times weights, in pairs where they come so; `finish` gets the sums as Finished has it.
+// Windows times weights, some together where they come so; `finish` gets the sums as Finished has it.
 template <bool NARROW, class Finish>
 static void multiply_windows(const Program &program, const Operation &op, const Rows &rows, const Packed &weights, const Finish &finish) {
-#if HAS_INTEGERS
-    if (op.column_scales) return integer_matrix(program, IntegerShape(*program.call, op), rows, {weights, op.column_scales, op.bias}, finish);
-#endif
-    const int64_t odd = rows.steps % 2, streams = program.streams;
-    if (op.pair_units == 0 || rows.steps < 2 || (odd && streams > 1))
-        return matrix<NARROW>(rows, rows.steps * streams, weights, Finished<Finish>{op.bias, program.scratch, finish});
-    Rows even = rows, last = rows;
-    even.steps -= odd;
-    const Packed pairs = {(const float *)op.pair_weights, weights.columns, weights.words / op.pair_units};
-    paired_matrix<NARROW>(even, streams, op.pair_units, pairs, op.bias, program.mixed, program.scratch, finish);
-    if (!odd) return;
-    last.base[0] += even.steps * rows.step_pitch[0];
-    last.steps = 1;
-    const auto finish_last = [&](const float *tile, int64_t, int size, int column, int vectors) {
-        finish(tile, even.steps, size, column, vectors);
+    int64_t ahead = 0; // windows before those that are multiplied
+    const auto finish_there = [&](const float *tile, int64_t first, int size, int column, int vectors) {
+        finish(tile, ahead + first, size, column, vectors);
     };
-    matrix<NARROW>(last, 1, weights, Finished<decltype(finish_last)>{op.bias, program.scratch, finish_last});
+    const auto one_by_one = [&](const Rows &some, int64_t streams) {
+#if HAS_INTEGERS
+        if (op.column_scales) return integer_matrix(program, IntegerShape(*program.call, op), some, streams, {weights, op.column_scales, op.bias}, finish_there);
+#endif
+        matrix<NARROW>(some, some.steps * streams, weights, Finished<decltype(finish_there)>{op.bias, program.scratch, finish_there});
+    };
+    if (op.windows == 0 || rows.steps < op.windows) return one_by_one(rows, program.streams);
+    const int64_t rest = rows.steps % op.windows;
+    if (rest == 0) return winograd_matrix<NARROW>(program, op, rows, program.streams, finish_there);
+    for (int64_t stream = 0; stream < program.streams; stream++) { // whole files: what is left at the end of each
+        Rows whole = rows, last = rows;
+        whole.base[0] += stream * rows.stream_pitch[0];
+        whole.steps -= rest;
+        ahead = stream * rows.steps;
+        winograd_matrix<NARROW>(program, op, whole, 1, finish_there);
+        last.base[0] = whole.base[0] + whole.steps * rows.step_pitch[0];
+        last.steps = rest;
+        ahead += whole.steps;
+        one_by_one(last, 1);
+    }
 }
 
 // What a group norm needs to know of some rows. Programs that have one work on one stream at a time.

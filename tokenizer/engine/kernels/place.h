@@ -16,7 +16,7 @@ struct Program {
     Arena *arena;
     double *statistics; // [slots, streams, 3]: sum, sum of squares, count
     float *scratch;
-    void *mixed; // sums and differences of rows that are multiplied in pairs, or rows as integers
+    void *mixed; // mixtures of rows, see winograd.h, or rows as integers
     int64_t first_stream, streams; // of this block
     bool first_block;
 

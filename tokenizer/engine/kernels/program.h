@@ -47,11 +47,12 @@ struct Operation {
     int32_t layers;           // LSTM
     int32_t length;           // DEPTHWISE: taps. SPECTRUM: bins. OVERLAP_ADD: hop, in samples
     int32_t recurrent_bytes;  // LSTM: whether the compact weights are bytes
-    int32_t pair_units;       // MATRIX: units of a window where windows are multiplied in pairs, see pairs.h; 0: one by one
+    int32_t windows, units;   // MATRIX: windows multiplied together, see winograd.h, and units of each; 0: one by one
     int64_t state;            // LSTM: hidden and cell state, [layers][2][width]
     const Segment *segments;
     const void *weights;      // packed, but for FEW_COLUMNS and DEPTHWISE
-    const void *pair_weights; // packed, product after product
+    const void *unit_weights; // of windows multiplied together: mixed and packed, product after product
+    const float *unit_scales; // [products, columns], where those are integers, padded; null: they are floats or bfloats
     const float *column_scales; // MATRIX: of weights that are integers, padded; null: they are floats or bfloats
     const float *bias;        // padded to whole vectors
     const float *const *layer_scales; // LSTM: as column_scales, of the input weights; null in a layer without integers
