@@ -138,7 +138,7 @@ def _layer_work(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerWork:
 
 
 def _saved_share(module: nn.Conv1d | nn.ConvTranspose1d) -> float:
-    """Of the multiplications of windows of two or three strides: four neighbours need five of eight, or six of twelve."""
+    """Of windows of two or three strides: four neighbours need five products of eight, or six of twelve."""
     (taps,), (stride,), (dilation,) = module.kernel_size, module.stride, module.dilation
     return {(2 * stride, 1): 3 / 8, (3 * stride, 1): 1 / 2}.get((taps, dilation), 0.0)
 

@@ -16,7 +16,7 @@ from tokenizer.engine.structures import Kind
 
 # Values of a window that the next one does not see, where mixtures of rows cost less than they save.
 LEAST_UNIT, LEAST_NARROW_UNIT, LEAST_INTEGER_UNIT = 32, 128, 64
-# Weights of each product, of the units of a window: with MIX and UNMIX of kernels/winograd.h they make the windows' results.
+# Shares of a window's units in the weights of each product: see kernels/winograd.h.
 _WEIGHT_MIXTURES: dict[tuple[int, int], list[list[float]]] = {
     (2, 2): [[1, 0], [1, 1], [0, 1]],
     (2, 3): [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
