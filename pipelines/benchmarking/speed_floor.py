@@ -3,8 +3,8 @@
 Each layer takes at least its multiplications (less those that windows multiplied together save) at the rate of the
 best matrix product, or its weights at the rate of the caches where each step reads them anew, whichever is longer;
 layers follow one another. Nothing is charged for activations between layers, activation functions, mixtures of rows or
-calls: a kernel may fuse them away. So no implementation with the same arithmetic comes below, but for what the measured ceilings are
-too low by: the gap says what is left to gain.
+calls: a kernel may fuse them away. So no implementation with the same arithmetic comes below, but for what the
+measured ceilings are too low by: the gap says what is left to gain.
 """
 
 from __future__ import annotations
