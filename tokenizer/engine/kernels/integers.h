@@ -53,6 +53,30 @@ struct IntegerShape {
     int64_t bytes() const { return windows_at_once() * window_bytes + INTEGER_SEGMENTS * 64; }
 };
 
+#if HAS_BYTES
+// Adds what some words of ROWS rows make with a panel: a word is two integers, or four bytes, those of a row without their sign.
+template <int ROWS, int VECTORS, bool BYTES>
+static inline __attribute__((always_inline)) void add_products(const uint32_t *const *from, int64_t words, const float *panel, Ints (&sums)[ROWS][VECTORS]) {
+    const uint32_t *rows[ROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) rows[i] = from[i];
+    for (int64_t word = 0; word < words; word++, panel += VECTORS * LANES) {
+        __m512i weights[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) weights[v] = _mm512_loadu_si512(panel + v * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; i++) {
+            const __m512i own = _mm512_set1_epi32((int)rows[i][word]);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) {
+                const __m512i sum = (__m512i)sums[i][v];
+                sums[i][v] = (Ints)(BYTES ? _mm512_dpbusd_epi32(sum, own, weights[v]) : _mm512_dpwssd_epi32(sum, own, weights[v]));
+            }
+        }
+    }
+}
+#endif
+
 #if HAS_INTEGERS
 // To integers, for values that fill whole vectors; the scale.
 static float quantize(const float *from, int width, int16_t *to) {
@@ -109,20 +133,7 @@ struct IntegerTile {
 template <int ROWS, int VECTORS>
 static void multiply_integers(const IntegerTile &tile, int64_t words, const float *panel, const float *column_scales) {
     Ints sums[ROWS][VECTORS] = {};
-    const uint32_t *rows[ROWS];
-#pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) rows[i] = tile.rows[i];
-    for (int64_t word = 0; word < words; word++, panel += VECTORS * LANES) {
-        __m512i weights[VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) weights[v] = _mm512_loadu_si512(panel + v * LANES);
-#pragma GCC unroll 16
-        for (int i = 0; i < ROWS; i++) {
-            const __m512i pair = _mm512_set1_epi32((int)rows[i][word]);
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) sums[i][v] = (Ints)_mm512_dpwssd_epi32((__m512i)sums[i][v], pair, weights[v]);
-        }
-    }
+    add_products<ROWS, VECTORS, false>(tile.rows, words, panel, sums);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4

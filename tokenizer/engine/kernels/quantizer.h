@@ -23,25 +23,11 @@ struct ByteEntries {
 
 template <int ROWS> static void multiply_bytes(const ByteTile &tile, int64_t words, const ByteEntries &entries) {
     Ints sums[ROWS][PANEL];
-    const float *panel = entries.panel;
-    const uint32_t *rows[ROWS];
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) {
-        rows[i] = tile.rows[i];
+    for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL; v++) sums[i][v] = *(const Ints *)(entries.starts + v * LANES);
-    }
-    for (int64_t word = 0; word < words; word++, panel += PANEL_FLOATS) {
-        __m512i weights[PANEL];
-#pragma GCC unroll 4
-        for (int v = 0; v < PANEL; v++) weights[v] = _mm512_loadu_si512(panel + v * LANES);
-#pragma GCC unroll 16
-        for (int i = 0; i < ROWS; i++) {
-            const __m512i bytes = _mm512_set1_epi32((int)rows[i][word]);
-#pragma GCC unroll 4
-            for (int v = 0; v < PANEL; v++) sums[i][v] = (Ints)_mm512_dpbusd_epi32((__m512i)sums[i][v], bytes, weights[v]);
-        }
-    }
+    add_products<ROWS, PANEL, true>(tile.rows, words, entries.panel, sums);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
         Floats least = load(tile.least + i * LANES);
