@@ -37,12 +37,14 @@ class EngineQuantizer(ResidualQuantizer):
         self._kernels = kernels
         missing = -plain.codebooks.shape[1] % _PANEL
         offsets = functional.pad(plain.offsets * -2.0, (0, 0, 0, missing))  # norm - 2 x.c is then a product alone
-        self._packed = _packed(offsets, kernels)
-        self._pointers = (ctypes.c_void_p * len(offsets))(*(packed.data_ptr() for packed in self._packed.levels))
+        packed = _packed(offsets, kernels)
+        self._levels, self._scales, self._starts = packed.levels, packed.scales, packed.starts
+        self._narrow = packed.values.dtype == torch.bfloat16
+        self._pointers = (ctypes.c_void_p * len(offsets))(*(level.data_ptr() for level in self._levels))
         self._norms = functional.pad(plain.norms, (0, missing), value=torch.finfo(torch.float32).max)
         self._lengths = offsets.norm(dim=2)
         self._longest = self._lengths.amax(dim=1)
-        rounding = (offsets.double() - self._packed.values.double()).norm(dim=2)
+        rounding = (offsets.double() - packed.values.double()).norm(dim=2)
         self._roundings = (rounding / self._lengths.clamp_min(1e-30)).amax(dim=1).float()
 
     def encode(self, latents: Tensor, num_codebooks: int) -> Tensor:
@@ -54,7 +56,7 @@ class EngineQuantizer(ResidualQuantizer):
         def part(begin: int, end: int) -> int:
             search = SearchStruct(
                 packed=self._pointers,
-                narrow=int(self._packed.values.dtype == torch.bfloat16),
+                narrow=int(self._narrow),
                 levels=num_codebooks,
                 entries=self.codebooks.shape[1],
                 width=width,
@@ -63,8 +65,8 @@ class EngineQuantizer(ResidualQuantizer):
                 lengths=self._lengths.data_ptr(),
                 centres=self.centres.data_ptr(),
                 codebooks=self.codebooks.data_ptr(),
-                starts=_address(self._packed.starts),
-                entry_scales=_address(self._packed.scales),
+                starts=_address(self._starts),
+                entry_scales=_address(self._scales),
                 longest=self._longest.data_ptr(),
                 roundings=self._roundings.data_ptr(),
                 frames=end - begin,

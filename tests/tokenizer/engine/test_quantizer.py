@@ -88,5 +88,5 @@ def test_bytes_look_first_where_they_are_multiplied_fastest(monkeypatch, level):
     kernels = library.find_kernels()
     if kernels is None or kernels.name != level:
         pytest.skip("no products of bytes here, or no compiler")
-    assert quantizers(kernels, 64, 128)[1]._packed.scales is not None
-    assert quantizers(kernels, 64, 24)[1]._packed.scales is None
+    assert quantizers(kernels, 64, 128)[1]._scales is not None
+    assert quantizers(kernels, 64, 24)[1]._scales is None
