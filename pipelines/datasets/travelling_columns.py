@@ -22,10 +22,13 @@ def is_own_name(name: str) -> bool:
 
 
 def travelling(table: pa.Table) -> pa.Table:
-    """The same columns as they travel: under names that are free, in types that every reader of Parquet knows."""
+    """The same columns as they travel: under names that are free, in types that every reader of Parquet knows.
+
+    No name has a zero byte: Polars panics at one.
+    """
     names: list[str] = []
     for name in table.column_names:
-        new = name
+        new = name.replace("\0", "\\0")
         while is_own_name(new) or (new != name and new in table.column_names) or new in names:
             new = PREFIX + new
         names.append(new)
@@ -59,8 +62,8 @@ def _settled(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in a plain type; as JSON text where Parquet has no such type."""
     if isinstance(column.type, pa.BaseExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
-    plain = _plain(column.type)
     try:
+        plain = _plain(column.type)
         pq.write_table(pa.schema([("column", plain)]).empty_table(), io.BytesIO())
         return column if plain == column.type else column.cast(plain)
     except pa.ArrowException:
@@ -69,7 +72,11 @@ def _settled(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type without what only saves memory: dictionaries, views, 64-bit offsets. All null is text."""
+    """The type without what only saves memory: dictionaries, views, 64-bit offsets. All null is text.
+
+    Raises:
+        pa.ArrowInvalid: a field has a name that not every reader can take.
+    """
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
@@ -79,5 +86,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return pa.list_(_plain(kind.value_type))
     if pa.types.is_struct(kind):
+        if any("\0" in field.name for field in kind):
+            raise pa.ArrowInvalid("a zero byte in the name of a field")
         return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
     return kind

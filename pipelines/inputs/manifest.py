@@ -125,6 +125,8 @@ def _read_csv(content: bytes, *, tabs: bool) -> pa.Table:
 def _read_lines(uri: str, content: bytes) -> pa.Table:
     """Polars reads a good file fast; what it cannot read is either told by its line or a mixture of types."""
     try:
+        if rb"\u0000" in content:  # perhaps in a key: Polars does not raise, it panics
+            raise pl.exceptions.SchemaError("a zero byte")
         return pl.read_ndjson(content, infer_schema_length=None).to_arrow()
     except (pl.exceptions.PolarsError, pa.ArrowException):
         records = []

@@ -71,6 +71,23 @@ def test_every_column_travels_whatever_is_in_it(tmp_path_factory, rows):
         assert [value is None for value in listing.column(key).to_pylist()] == [row.get(key) is None for row in rows]
 
 
+@pytest.mark.parametrize("value", [{"\0": 1}, {"a\0b": [1]}, [{"\0": {"q": 2}}], "a\0b"])
+def test_a_zero_byte_travels(tmp_path, value):
+    """Polars panics at one in a name: the column becomes JSON text."""
+    listing = list_source(write(tmp_path / "m.jsonl", [{"path": "a.wav", "x": value}]))
+    (text,) = listing.column("x").to_pylist()
+    assert text == value if isinstance(value, str) else json.loads(text) == value
+    assert pl.from_arrow(listing).height == 1
+
+
+def test_a_zero_byte_in_the_name_of_a_column_is_written_out(tmp_path):
+    """Beside a column that has that name already, under a free one."""
+    rows = [{"path": "a.wav", "b\0": 1, "b\\0": 2}]
+    listing = list_source(write(tmp_path / "m.jsonl", rows))
+    assert listing.column("manifest_b\\0").to_pylist() == [1]
+    assert listing.column("b\\0").to_pylist() == [2]
+
+
 def test_nested_columns_keep_their_types(tmp_path):
     """Lists and records, with what single rows lack; what no type fits becomes JSON text."""
     rows = [
