@@ -88,6 +88,12 @@ def test_a_zero_byte_in_the_name_of_a_column_is_written_out(tmp_path):
     assert listing.column("b\\0").to_pylist() == [2]
 
 
+@pytest.mark.parametrize(("name", "comma"), [("m.csv", ","), ("m.tsv", "\t")])
+def test_a_zero_byte_in_the_head_of_a_table_is_written_out(tmp_path, name, comma):
+    (tmp_path / name).write_text(f"path{comma}b\0\na.wav{comma}1\n")
+    assert list_source(str(tmp_path / name)).column("b\\0").to_pylist() == [1]
+
+
 def test_nested_columns_keep_their_types(tmp_path):
     """Lists and records, with what single rows lack; what no type fits becomes JSON text."""
     rows = [
