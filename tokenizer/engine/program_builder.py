@@ -101,7 +101,9 @@ class ProgramBuilder:
         simple = fields.keys() == {"output"} and numbers["up"] == 1 and numbers["statistics"] < 0
         few = columns <= 4 and simple and not self.buffers[fields["output"]].narrow
         tensors = self._packed(windows, weights, numbers["stride"], few=few)
-        units = 0 if few or together == 1 else self._units(windows, numbers["stride"], integers=len(tensors) > 1)
+        units = (
+            0 if few or together == 1 else self._units(windows, numbers["stride"], integers="column_scales" in tensors)
+        )
         if units:
             numbers |= {"units": units, "windows": 2 if narrow else together}
             tensors |= self._mixed(weights, numbers["windows"], units, narrow=narrow)

@@ -224,6 +224,22 @@ def test_whole_files_equal_torchs(kernels, num_samples, rows, num_filters):
     torch.testing.assert_close(fast.decoder(latents), networks.decoder(latents), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_samples", [160, 159, 104, 24])
+@torch.inference_mode()
+def test_whole_files_without_norms_share_a_batch(kernels, num_samples):
+    """Windows that do not come in whole sets, in several files of a batch."""
+    spec = spec_with("segmented", {"num_filters": 32, "norm": "weight_norm"}, channels=2)
+    plain = networks_of(spec)
+    fast = build_engine(plain, spec, "exact").networks
+    waveform = noise(5, 2, num_samples)
+    latents = plain.encoder(waveform)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 * float(latents.abs().max())}
+    torch.testing.assert_close(fast.encoder(waveform), latents, **tolerance)
+    torch.testing.assert_close(fast.decoder(latents), plain.decoder(latents), rtol=1e-4, atol=1e-4)
+    for row in range(5):
+        torch.testing.assert_close(fast.encoder(waveform[row : row + 1]), latents[row : row + 1], **tolerance)
+
+
 @torch.inference_mode()
 def test_networks_that_look_ahead_do_not_stream(engine):
     """As with the torch modules, asking for a state says so."""

@@ -161,9 +161,9 @@ struct IntegerWeights {
 
 // As matrix, for windows of rows that fill whole vectors.
 template <class Finish>
-static void integer_matrix(const Program &program, const IntegerShape &shape, const Rows &rows, int64_t streams, const IntegerWeights &own_weights, const Finish &finish) {
+static void integer_matrix(const Program &program, const IntegerShape &shape, const Rows &rows, const IntegerWeights &own_weights, const Finish &finish) {
     const Packed &weights = own_weights.packed;
-    const int64_t total = rows.steps * streams, most = shape.windows_at_once();
+    const int64_t total = rows.steps * program.streams, most = shape.windows_at_once();
     const int words = weights.words / 2;
     for (int64_t begin = 0; begin < total; begin += most) {
         const int64_t count = total - begin < most ? total - begin : most;

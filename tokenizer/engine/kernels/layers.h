@@ -85,26 +85,22 @@ static void multiply_windows(const Program &program, const Operation &op, const 
     const auto finish_there = [&](const float *tile, int64_t first, int size, int column, int vectors) {
         finish(tile, ahead + first, size, column, vectors);
     };
-    const auto one_by_one = [&](const Rows &some, int64_t streams) {
+    const auto one_by_one = [&](const Rows &some) {
 #if HAS_INTEGERS
-        if (op.column_scales) return integer_matrix(program, IntegerShape(*program.call, op), some, streams, {weights, op.column_scales, op.bias}, finish_there);
+        if (op.column_scales) return integer_matrix(program, IntegerShape(*program.call, op), some, {weights, op.column_scales, op.bias}, finish_there);
 #endif
-        matrix<NARROW>(some, some.steps * streams, weights, Finished<decltype(finish_there)>{op.bias, program.scratch, finish_there});
+        matrix<NARROW>(some, some.steps * program.streams, weights, Finished<decltype(finish_there)>{op.bias, program.scratch, finish_there});
     };
-    if (op.windows == 0 || rows.steps < op.windows) return one_by_one(rows, program.streams);
-    const int64_t rest = rows.steps % op.windows;
-    if (rest == 0) return winograd_matrix<NARROW>(program, op, rows, program.streams, finish_there);
-    for (int64_t stream = 0; stream < program.streams; stream++) { // whole files: what is left at the end of each
-        Rows whole = rows, last = rows;
-        whole.base[0] += stream * rows.stream_pitch[0];
-        whole.steps -= rest;
-        ahead = stream * rows.steps;
-        winograd_matrix<NARROW>(program, op, whole, 1, finish_there);
-        last.base[0] = whole.base[0] + whole.steps * rows.step_pitch[0];
-        last.steps = rest;
-        ahead += whole.steps;
-        one_by_one(last, 1);
-    }
+    const int64_t rest = op.windows ? rows.steps % op.windows : 0; // of a whole file, which comes alone
+    if (op.windows == 0 || rows.steps < op.windows || (rest && program.streams > 1)) return one_by_one(rows);
+    Rows whole = rows, last = rows;
+    whole.steps -= rest;
+    winograd_matrix<NARROW>(program, op, whole, finish_there);
+    if (rest == 0) return;
+    last.base[0] += whole.steps * rows.step_pitch[0];
+    last.steps = rest;
+    ahead = whole.steps;
+    one_by_one(last);
 }
 
 // What a group norm needs to know of some rows. Programs that have one work on one stream at a time.

@@ -107,7 +107,7 @@ template <class Value> struct Lstm {
                 for (int i = 0; i < size; i++)
                     memcpy(gates + (row + i) * pitch + column, tile + i * vectors * LANES, vectors * LANES * sizeof(float));
             };
-            return integer_matrix(program, IntegerShape(width), inputs, streams, {weights, op.layer_scales[layer], op.layer_biases[layer]}, keep);
+            return integer_matrix(program, IntegerShape(width), inputs, {weights, op.layer_scales[layer], op.layer_biases[layer]}, keep);
         }
 #endif
         matrix<NARROW>(inputs, streams * inputs.steps, weights, Stored{op.layer_biases[layer], gates, pitch});

@@ -153,11 +153,11 @@ static void multiply_mixed_integers(const void *mixed, const float *scales, int6
 
 // As matrix, for windows of one segment, whole sets of each stream.
 template <bool NARROW, class Finish>
-static void winograd_matrix(const Program &program, const Operation &op, const Rows &rows, int64_t streams, const Finish &finish) {
+static void winograd_matrix(const Program &program, const Operation &op, const Rows &rows, const Finish &finish) {
     const MixedMemory memory(*program.call, op);
     const Winograd winograd = NARROW ? Winograd::of<bfloat>(op) : Winograd::of<float>(op);
     const int unit_words = (int)(memory.width * memory.value_bytes / 4), padded = (op.columns + PANEL_FLOATS - 1) / PANEL_FLOATS * PANEL_FLOATS;
-    const int64_t count = streams * (rows.steps / winograd.windows), product_floats = packed_floats(op.columns, unit_words);
+    const int64_t count = program.streams * (rows.steps / winograd.windows), product_floats = packed_floats(op.columns, unit_words);
     char *mixed = (char *)program.mixed;
     float *sums = program.scratch;
     for (int64_t begin = 0; begin < count; begin += memory.sets) {
